@@ -1,0 +1,25 @@
+"""Faults of the user's input. The command line prints them as one message, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something the user can mend: exit status 2, nothing was started."""
+
+
+class SpecError(UserError):
+    """A sweep spec says something that cannot be run. `where` is FILE:LINE."""
+
+    def __init__(self, message: str, *, file: Path, line: int | None = None) -> None:
+        self.where = f"{file}:{line}" if line is not None else str(file)
+        super().__init__(f"{self.where}: {message}")
+
+
+def did_you_mean(given: object, allowed: Iterable[str]) -> str:
+    """`; did you mean X?` with the nearest allowed name, or nothing where none is near."""
+    near = difflib.get_close_matches(str(given), list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
