@@ -21,8 +21,6 @@ MAX_FILE_BYTES = 1_000_000
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
 
-type_names = {dict: "a mapping", list: "a list", str: "text", int: "a whole number", float: "a number", bool: "true/false"}
-
 KeyPath = tuple[str | int, ...]
 
 

@@ -16,6 +16,10 @@ RESULT_NEUTRAL_KEYS = frozenset({"data.workers"})
 """Keys that cannot change a result, as dotted paths. They are no part of a signature."""
 
 
+DIGITS_ROOT = "digits"
+"""`data.root` of the generated data set."""
+
+
 def _list_to_tuple(value: Any) -> Any:
     """YAML has lists, a frozen config has tuples; strict validation would refuse the former."""
     return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,41 @@
+"""What a sweep ran on: versions, machine, code. Written beside the results, read by people."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "torchvision", "timm", "optuna", "numpy", "scikit-learn", "opencv-contrib-python-headless")
+_REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what computes results, the machine, and the commit of this code."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": _git("status", "--porcelain", "--untracked-files=no").splitlines(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    """A git command's output; empty where this is no checkout or git is not installed."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(_REPOSITORY), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

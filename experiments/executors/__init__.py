@@ -1,0 +1,1 @@
+"""Where attempts run. `base` is the contract."""

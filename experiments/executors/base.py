@@ -1,0 +1,92 @@
+"""What the scheduler needs of a place where attempts run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from experiments.placement import Slot
+
+
+@dataclass(frozen=True)
+class AttemptRequest:
+    """One process of a trial.
+
+    Attributes:
+        attempt: 1 for the trial's first process, counted over all runs of the command.
+        config: the resolved ExperimentConfig as plain values.
+        folder: the trial's folder; the attempt writes there and nowhere else.
+    """
+
+    number: int
+    signature: str
+    attempt: int
+    config: Mapping[str, Any]
+    folder: Path
+    slot: Slot
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch's row is on disk."""
+
+    number: int
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class AttemptEnded:
+    """The attempt's process is gone.
+
+    Attributes:
+        exit_code: as `multiprocessing.Process.exitcode`: negative for a signal.
+        error: what the attempt said of its failure, None where it said nothing (it was killed, or it ended well).
+    """
+
+    number: int
+    exit_code: int
+    error: AttemptError | None = None
+
+
+@dataclass(frozen=True)
+class AttemptError:
+    """A failure in the attempt's own words. `kind` is a value of `failures.FailureKind`."""
+
+    kind: str
+    message: str
+    details: str = field(default="", repr=False)
+    """The traceback."""
+
+
+Event = EpochDone | AttemptEnded
+
+
+class Executor(Protocol):
+    """Runs attempts in processes of their own.
+
+    Promises:
+    - `launch` returns at once; at most one attempt a slot is the caller's duty.
+    - For every launched attempt exactly one `AttemptEnded` comes out of `wait`, after all its `EpochDone`, also
+      when its process was killed; then nothing of it runs any more, its own child processes included.
+    - When the process that owns the executor dies, in whatever way, its attempts die with it.
+    - Not thread-safe: one thread calls it.
+    """
+
+    slots: Sequence[Slot]
+
+    def launch(self, request: AttemptRequest) -> None:
+        """Starts an attempt."""
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """What happened since the last call; blocks until something does or the time is over."""
+
+    def stop(self, number: int) -> None:
+        """Asks a trial's attempt to end soon, with everything saved."""
+
+    def kill(self, number: int) -> None:
+        """Ends a trial's attempt now."""
+
+    def close(self) -> None:
+        """Kills what still runs and frees everything."""

@@ -1,0 +1,125 @@
+"""Attempts as processes of this machine, forked from a server that has torch imported already."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+
+from experiments import worker
+from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event
+from experiments.placement import Slot
+
+WARM_MODULES = ("torch", "torchvision", "timm", "wsol.build", "wsol.training")
+"""What the fork server imports once. None of it runs a tensor operation or touches CUDA."""
+
+
+@dataclass
+class _Running:
+    process: BaseProcess
+    connection: Connection
+    error: AttemptError | None = None
+
+
+class LocalExecutor:
+    """See `Executor` for the promises."""
+
+    def __init__(self, *, slots: Sequence[Slot]) -> None:
+        self.slots = slots
+        self._context = _warm_context()
+        self._running: dict[int, _Running] = {}
+
+    def warm_up(self) -> None:
+        """Starts the fork server now, so that its imports (seconds) overlap with what comes before the first launch."""
+        if self._context.get_start_method() == "forkserver":
+            forkserver.ensure_running()
+
+    def launch(self, request: AttemptRequest) -> None:
+        """Starts an attempt."""
+        ours, theirs = multiprocessing.Pipe()
+        process = self._context.Process(  # type: ignore[attr-defined]  # every concrete context has it
+            target=worker.run_attempt, args=(request, theirs, os.getpid()), name=f"trial-{request.number}"
+        )
+        process.start()
+        theirs.close()
+        self._running[request.number] = _Running(process=process, connection=ours)
+
+    def wait(self, timeout_s: float) -> list[Event]:
+        """What happened since the last call; blocks until something does or the time is over."""
+        watched: dict[Connection | int, int] = {}
+        for number, running in self._running.items():
+            watched[running.process.sentinel] = number
+            if not running.connection.closed:
+                watched[running.connection] = number
+        ready = {watched[item] for item in wait(list(watched), timeout_s)}  # type: ignore[index]
+        return [event for number in sorted(ready) for event in self._events(number)]
+
+    def stop(self, number: int) -> None:
+        """Asks a trial's attempt to end soon, with everything saved."""
+        with contextlib.suppress(OSError, KeyError):  # it has ended already: `wait` will say so
+            self._running[number].connection.send(worker.STOP)
+
+    def kill(self, number: int) -> None:
+        """Ends a trial's attempt now."""
+        if number in self._running:
+            _kill_session(self._running[number].process)
+
+    def close(self) -> None:
+        """Kills what still runs and frees everything."""
+        for running in self._running.values():
+            _kill_session(running.process)
+            running.process.join()
+            running.connection.close()
+        self._running.clear()
+
+    def _events(self, number: int) -> list[Event]:
+        running = self._running[number]
+        ended = not running.process.is_alive()  # asked before the pipe is emptied: nothing is sent after the end
+        events = self._messages(number, running)
+        if ended:
+            running.process.join()
+            _kill_session(running.process)  # data-loader workers of an attempt that was killed
+            running.connection.close()
+            del self._running[number]
+            events.append(AttemptEnded(number=number, exit_code=running.process.exitcode or 0, error=running.error))
+        return events
+
+    def _messages(self, number: int, running: _Running) -> list[Event]:
+        events: list[Event] = []
+        try:
+            while not running.connection.closed and running.connection.poll():
+                message = running.connection.recv()
+                if isinstance(message, EpochDone):
+                    events.append(message)
+                else:
+                    assert isinstance(message, AttemptError)
+                    running.error = message
+        except (EOFError, OSError):  # the other end is gone; the sentinel tells the rest
+            running.connection.close()
+        return events
+
+
+def _warm_context() -> BaseContext:
+    """A fork server with torch imported where the system has one, else fresh interpreters."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(WARM_MODULES))
+    return context
+
+
+def _kill_session(process: BaseProcess) -> None:
+    """Kills an attempt and its descendants: an attempt leads a session (and process group) of its own."""
+    if process.pid is None:
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    if process.is_alive():  # not yet a session leader, or no process groups here
+        process.kill()

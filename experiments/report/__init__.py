@@ -1,0 +1,1 @@
+"""Tables, statistics and pages made from the results folder. Reports only read."""

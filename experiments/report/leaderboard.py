@@ -1,0 +1,106 @@
+"""A sweep's tables: a row a trial, and a row a trial and class. From files to rows; printing is elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.spec import SweepSpec
+from experiments.store import StoredTrial, SweepStore, TrialResult, write_csv
+from experiments.trial import TrialPlan, TrialState
+from wsol.metrics.names import METRICS_OF_TASK
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial of the spec as the leaderboard has it; `trial` and `result` are None as far as it has not come."""
+
+    plan: TrialPlan
+    trial: StoredTrial | None
+    result: TrialResult | None
+
+    @property
+    def state(self) -> TrialState:
+        """Without a result a trial waits, or was begun and continues."""
+        if self.result is not None:
+            return self.result.state
+        return TrialState.WAITING if self.trial is None else TrialState.RUNNING
+
+    def metric(self, name: str) -> float | None:
+        """A metric of the finished trial; None where it has none or it is undefined."""
+        return self.result.metrics.get(name) if self.result is not None else None
+
+
+def ranked(entries: Sequence[Entry], *, metric: str, direction: str) -> list[Entry]:
+    """The best first; without a value last. Equal values keep the order given."""
+    sign = -1.0 if direction == "maximize" else 1.0
+
+    def key(entry: Entry) -> float:
+        value = entry.metric(metric)
+        return math.inf if value is None else sign * value
+
+    return sorted(entries, key=key)
+
+
+def metric_names(spec: SweepSpec) -> list[str]:
+    """The metrics of the spec's tasks, the objective's first."""
+    objective = spec.objective.metric.partition("/")[0]
+    names = dict.fromkeys(name for plan in spec.plans for name in METRICS_OF_TASK[plan.config.task])
+    return sorted(names, key=lambda name: name != objective)
+
+
+def class_names(entries: Sequence[Entry]) -> list[str]:
+    """The classes that the results speak of, in their order."""
+    names = {
+        name.partition("/")[2]: None for entry in entries if entry.result is not None for name in entry.result.metrics
+    }
+    names.pop("mean", None)
+    return list(names)
+
+
+def write_tables(store: SweepStore, spec: SweepSpec, entries: Sequence[Entry]) -> None:
+    """Writes leaderboard.csv and per_class_ap.csv, the best trial first."""
+    order = ranked(entries, metric=spec.objective.metric, direction=spec.objective.direction)
+    metrics = metric_names(spec)
+    write_csv(
+        store.leaderboard,
+        ["trial", "signature", "state", "stop_reason", "attempts", "seed", *spec.swept_keys]
+        + [f"{metric}/mean" for metric in metrics]
+        + ["duration_s"],
+        [_leaderboard_row(entry, spec.swept_keys, metrics) for entry in order if entry.trial is not None],
+    )
+    classes = class_names(entries)
+    write_csv(
+        store.per_class,
+        ["trial", "signature", "class", *metrics],
+        [
+            [entry.trial.number, entry.trial.signature[:8], name, *(entry.metric(f"{metric}/{name}") for metric in metrics)]
+            for entry in order
+            if entry.trial is not None and entry.state is TrialState.COMPLETE
+            for name in classes
+        ],
+    )
+
+
+def _leaderboard_row(entry: Entry, swept_keys: Sequence[str], metrics: Sequence[str]) -> list[Any]:
+    assert entry.trial is not None
+    result = entry.result
+    return [
+        entry.trial.number,
+        entry.trial.signature[:8],
+        entry.state.value,
+        result.stop_reason if result else "",
+        result.attempts if result else "",
+        entry.plan.config.seed,
+        *(csv_value(entry.plan.swept.get(key)) for key in swept_keys),
+        *(entry.metric(f"{metric}/mean") for metric in metrics),
+        result.duration_s if result else "",
+    ]
+
+
+def csv_value(value: Any) -> Any:
+    """Lists and mappings as JSON, so that a cell can be read back; None (not swept in this block) as empty."""
+    return json.dumps(value) if isinstance(value, (list, tuple, Mapping)) else value

@@ -1,0 +1,263 @@
+"""The files of a sweep. The only module that knows file names under results/.
+
+Promises: a file is whole or absent (temporary name, fsync, rename, fsync of the folder);
+`metrics.jsonl` alone grows line by line, and a torn last line is cut off before the next is written.
+A trial is finished when its `result.json` exists, and only then.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.trial import TrialState
+
+log = logging.getLogger(__name__)
+
+_TRIAL_FOLDER = re.compile(r"^(\d+)-([0-9a-f]{8})$")
+
+
+@dataclass(frozen=True)
+class TrialPaths:
+    """Every file of one trial."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config, with the trial's signature."""
+        return self.folder / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line an epoch."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """The trial's last word: see `TrialResult`."""
+        return self.folder / "result.json"
+
+    @property
+    def detections(self) -> Path:
+        """What the final model found on the eval split."""
+        return self.folder / "detections.npz"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the trial's checkpoints."""
+        return self.folder / "checkpoint"
+
+    @property
+    def log(self) -> Path:
+        """What the trial's processes printed, tracebacks included."""
+        return self.folder / "log.txt"
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial folder: its number and signature, as config.json has them."""
+
+    number: int
+    signature: str
+    paths: TrialPaths
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """The last word on a trial.
+
+    Attributes:
+        state: COMPLETE, PRUNED or FAIL.
+        stop_reason: why a PRUNED or FAIL trial ended; empty for COMPLETE.
+        attempts: processes it took, over all runs of the command.
+        metrics: flat name -> value, None where undefined (a class without ground truth).
+        epochs: epochs trained.
+        duration_s: wall seconds of those epochs, whichever attempt ran them.
+    """
+
+    signature: str
+    state: TrialState
+    stop_reason: str
+    attempts: int
+    metrics: Mapping[str, float | None]
+    epochs: int
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class SweepStore:
+    """A sweep's folder."""
+
+    folder: Path
+
+    @property
+    def study(self) -> Path:
+        """Optuna's SQLite file."""
+        return self.folder / "study.db"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that runs the sweep."""
+        return self.folder / "runner.lock"
+
+    @property
+    def leaderboard(self) -> Path:
+        """A row a trial."""
+        return self.folder / "leaderboard.csv"
+
+    @property
+    def per_class(self) -> Path:
+        """A row a trial and class."""
+        return self.folder / "per_class_ap.csv"
+
+    @property
+    def environment(self) -> Path:
+        """Versions and machine of the last run."""
+        return self.folder / "environment.json"
+
+    @property
+    def spec(self) -> Path:
+        """The spec's text at the last run."""
+        return self.folder / "spec.yaml"
+
+    def trial_paths(self, number: int, signature: str) -> TrialPaths:
+        """Of a trial that may not exist yet."""
+        return TrialPaths(self.folder / "trials" / f"{number:04d}-{signature[:8]}")
+
+    def create_trial(self, number: int, signature: str, config: Mapping[str, Any]) -> StoredTrial:
+        """Makes the trial's folder with its config.json."""
+        paths = self.trial_paths(number, signature)
+        paths.folder.mkdir(parents=True, exist_ok=True)
+        write_json(paths.config, {"number": number, "signature": signature, "config": config})
+        return StoredTrial(number=number, signature=signature, paths=paths)
+
+    def trials(self) -> list[StoredTrial]:
+        """Every trial folder with a readable config.json, by number. Others are named in a warning."""
+        folders = sorted((self.folder / "trials").glob("*-*"))
+        found = [trial for folder in folders if (trial := _stored_trial(folder)) is not None]
+        return sorted(found, key=lambda trial: trial.number)
+
+
+def _stored_trial(folder: Path) -> StoredTrial | None:
+    name = _TRIAL_FOLDER.match(folder.name)
+    if name is None:
+        return None
+    paths = TrialPaths(folder)
+    config = _read_json(paths.config)
+    signature = config.get("signature") if isinstance(config, dict) else None
+    if not isinstance(signature, str) or signature[:8] != name[2]:
+        log.warning("%s: no readable config.json; the folder is left alone and its trial starts anew", folder)
+        return None
+    return StoredTrial(number=int(name[1]), signature=signature, paths=paths)
+
+
+def write_result(paths: TrialPaths, result: TrialResult) -> None:
+    """Writes the trial's last word."""
+    write_json(paths.result, asdict(result))
+
+
+def read_result(trial: StoredTrial) -> TrialResult | None:
+    """The trial's last word, or None where it has none. A damaged file is named in a warning and counts as none."""
+    values = _read_json(trial.paths.result)
+    if values is None:
+        return None
+    try:
+        result = TrialResult(**{**values, "state": TrialState(values["state"])})
+    except (TypeError, KeyError, ValueError):
+        log.warning("%s: not a result; the trial continues from its checkpoint", trial.paths.result)
+        return None
+    if result.signature != trial.signature:
+        log.warning("%s: belongs to another trial; the trial continues from its checkpoint", trial.paths.result)
+        return None
+    return result
+
+
+def _read_json(path: Path) -> Any:
+    """The parsed file; None where it is absent or, with a warning, damaged."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("%s: cannot be read (%s)", path, error)
+        return None
+
+
+def append_metrics(paths: TrialPaths, row: Mapping[str, Any]) -> None:
+    """Appends one epoch's row and has it on disk before it returns."""
+    line = json.dumps(row, allow_nan=False) + "\n"
+    with paths.metrics.open("a", encoding="utf-8") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_metrics(paths: TrialPaths) -> list[dict[str, Any]]:
+    """Every whole row; a torn last line is left out.
+
+    Raises:
+        ValueError: where a line before the last is damaged.
+    """
+    try:
+        lines = paths.metrics.read_text("utf-8").split("\n")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is torn, or nothing
+
+
+def cut_metrics(paths: TrialPaths, *, epochs: int) -> None:
+    """Keeps the rows of the first `epochs` epochs: those that the checkpoint has as well."""
+    rows = [row for row in read_metrics(paths) if row["epoch"] <= epochs]
+    if paths.metrics.exists():
+        write_text(paths.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON that any reader takes (no NaN), atomically."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV file atomically; None becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file atomically: after a crash at any instant it holds the old text or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_folder(path.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Makes a rename durable; where folders cannot be opened (Windows) the rename is all there is."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,142 @@
+"""The Optuna study: which trials were started and how they ended. The only module that imports optuna.
+
+Promises: one process writes (it holds the sweep's lock), so what is read here is what was written.
+The trial folders are the truth about results; the study is what samplers, dashboards and other readers
+of Optuna see, and what counts attempts. Optuna cannot reopen a failed trial, so a retry adds an Optuna
+trial that names the same trial number: the last one speaks for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.trial import FrozenTrial, create_trial
+
+from experiments.errors import UserError
+from experiments.trial import TrialPlan, TrialState
+
+_NUMBER, _SIGNATURE, _ATTEMPTS, _STOP_REASON = "trial", "signature", "attempts", "stop_reason"
+
+
+@dataclass(frozen=True)
+class StudyTrial:
+    """What the study knows of one trial."""
+
+    number: int
+    signature: str
+    state: TrialState
+    stop_reason: str
+    attempts: int
+
+
+class Study:
+    """The study of one sweep."""
+
+    def __init__(self, *, file: Path, name: str, direction: str) -> None:
+        """Opens or makes the study.
+
+        Raises:
+            UserError: where the file is no study.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._study = optuna.create_study(
+                storage=_sqlite(file),
+                study_name=name,
+                direction=direction,
+                load_if_exists=True,
+                sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: every trial here comes from the spec
+            )
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            reason = str(getattr(error, "orig", error)).splitlines()[0]
+            raise UserError(f"{file}: cannot be opened as an Optuna study ({reason}); move it away to have it rebuilt from the trial folders") from None
+        self._optuna_number = {_number(trial): trial.number for trial in self._known()}
+
+    def trials(self) -> dict[int, StudyTrial]:
+        """Every trial by its number."""
+        return {_number(trial): _study_trial(trial) for trial in self._known()}
+
+    def start(self, number: int, plan: TrialPlan, *, attempts: int = 0) -> None:
+        """Adds a RUNNING trial: a new one, or the reopening of a failed one."""
+        self._study.add_trial(
+            create_trial(
+                state=optuna.trial.TrialState.RUNNING,
+                user_attrs={
+                    _NUMBER: number,
+                    _SIGNATURE: plan.signature,
+                    _ATTEMPTS: attempts,
+                    "seed": plan.config.seed,
+                    **{f"config/{key}": json.dumps(value) for key, value in plan.swept.items()},
+                },
+            )
+        )
+        self._optuna_number[number] = self._study.get_trials(deepcopy=False)[-1].number
+
+    def record_attempt(self, number: int, attempts: int) -> None:
+        """Notes that another process of the trial starts."""
+        self._set_attr(number, _ATTEMPTS, attempts)
+
+    def finish(self, number: int, *, state: TrialState, value: float | None, stop_reason: str = "") -> None:
+        """Ends a trial as COMPLETE (with its objective value) or FAIL (with a reason)."""
+        if stop_reason:
+            self._set_attr(number, _STOP_REASON, stop_reason)
+        self._study.tell(
+            self._optuna_number[number],
+            values=value if state is TrialState.COMPLETE else None,
+            state=optuna.trial.TrialState[state.name],
+        )
+
+    def _known(self) -> list[FrozenTrial]:
+        return [trial for trial in self._study.get_trials(deepcopy=False) if _NUMBER in trial.user_attrs]
+
+    def _set_attr(self, number: int, key: str, value: Any) -> None:
+        self._study._storage.set_trial_user_attr(self._trial_id(number), key, value)
+
+    def _trial_id(self, number: int) -> int:
+        return self._study._storage.get_trial_id_from_study_id_trial_number(
+            self._study._study_id, self._optuna_number[number]
+        )
+
+
+def _number(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs[_NUMBER])
+
+
+def _study_trial(trial: FrozenTrial) -> StudyTrial:
+    attrs: Mapping[str, Any] = trial.user_attrs
+    return StudyTrial(
+        number=_number(trial),
+        signature=attrs[_SIGNATURE],
+        state=TrialState[trial.state.name],
+        stop_reason=attrs.get(_STOP_REASON, ""),
+        attempts=attrs[_ATTEMPTS],
+    )
+
+
+def _sqlite(file: Path) -> optuna.storages.RDBStorage:
+    """SQLite in WAL mode: readers (a dashboard) never block the writer, and a crash leaves a readable file.
+
+    BEGIN IMMEDIATE takes the write lock at once: Optuna's SELECT ... FOR UPDATE does nothing on SQLite.
+    """
+    url = sqlalchemy.URL.create("sqlite", database=str(file))
+    storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 60}})
+
+    @sqlalchemy.event.listens_for(storage.engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions are ours, not the driver's
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @sqlalchemy.event.listens_for(storage.engine, "begin")
+    def _on_begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    storage.engine.dispose()  # connections made before the listeners
+    return storage

@@ -1,0 +1,152 @@
+"""One run of the command `python runner.py SPEC`: from the spec to the tables."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.text import Text
+
+from experiments.devices import chosen_gpus, usable_cores, visible_gpus
+from experiments.dry_run import print_dry_run
+from experiments.input_checks import check_inputs
+from experiments.live_view import LiveView
+from experiments.placement import Slot, cpu_slots, gpu_slots
+from experiments.report.leaderboard import Entry, write_tables
+from experiments.report.terminal import print_report
+from experiments.spec import SweepSpec, load_spec
+from experiments.store import SweepStore, read_result, write_json, write_text
+from experiments.view import PlainView, View
+
+if TYPE_CHECKING:
+    from experiments.scheduler import Scheduler
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line of a sweep."""
+
+    results: Path = Path("results")
+    dry_run: bool = False
+    retry_failed: bool = False
+    gpus: str | None = None
+    cpu_slots: int | None = None
+
+
+def run(file: Path, options: Options) -> int:
+    """Runs what is left of a sweep and prints its tables.
+
+    Returns:
+        The exit status: 0 every trial complete or pruned, 1 a trial failed, 130 interrupted.
+
+    Raises:
+        UserError: before anything is started, for a fault in the spec or the command line.
+    """
+    spec = load_spec(file)
+    check_inputs(spec)
+    store = SweepStore(options.results / spec.name)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    _log_to(console)
+    if options.dry_run:
+        print_dry_run(console, spec, entries(spec, store), folder=str(store.folder))
+        return 0
+    status = _run(spec, store, options, console)
+    finished = entries(spec, store)
+    write_tables(store, spec, finished)
+    print_report(console, spec, finished)
+    console.print(Text(f"results in {store.folder}"))
+    return status
+
+
+def entries(spec: SweepSpec, store: SweepStore) -> list[Entry]:
+    """Every trial of the spec with what is on disk of it."""
+    stored = {trial.signature: trial for trial in store.trials()}
+    found = []
+    for plan in spec.plans:
+        trial = stored.get(plan.signature)
+        found.append(Entry(plan=plan, trial=trial, result=read_result(trial) if trial is not None else None))
+    return found
+
+
+def _run(spec: SweepSpec, store: SweepStore, options: Options, console: Console) -> int:
+    """Under the sweep's lock: reconcile, prepare, run."""
+    # what only a real run needs, and a dry run must not wait for
+    from experiments.environment import environment
+    from experiments.executors.local import LocalExecutor
+    from experiments.lock import sweep_lock
+    from experiments.prepare import prepare
+    from experiments.scheduler import Scheduler, exit_status
+    from experiments.study import Study
+
+    slots = _slots(spec, options)
+    with sweep_lock(store.lock), contextlib.ExitStack() as stack:
+        study = Study(file=store.study, name=spec.name, direction=spec.objective.direction)
+        write_text(store.spec, spec.text)
+        write_json(store.environment, environment())
+        view = _view(console, spec, slots)
+        stack.callback(view.stop)
+        executor = LocalExecutor(slots=slots)
+        stack.callback(executor.close)
+        scheduler = Scheduler(
+            spec=spec, store=store, study=study, executor=executor, view=view, retry_failed=options.retry_failed
+        )
+        scheduler.reconcile()
+        if plans := scheduler.plans_to_run():
+            executor.warm_up()
+            prepare(plans, workers=usable_cores(), on_progress=view.prepared)
+        with _stop_on_signals(scheduler, view):
+            scheduler.run()
+        return exit_status(scheduler.results(), total=len(spec.plans), stopped=scheduler.was_stopped)
+
+
+def _slots(spec: SweepSpec, options: Options) -> list[Slot]:
+    """Where trials may run: the GPUs that are visible, else CPU slots."""
+    cores = usable_cores()
+    gpus = visible_gpus(os.environ)
+    if options.gpus is not None:
+        return gpu_slots(chosen_gpus(options.gpus, gpus), cores=cores)
+    if gpus and options.cpu_slots is None:
+        return gpu_slots(gpus, cores=cores)
+    count = options.cpu_slots if options.cpu_slots is not None else spec.resources.cpu_slots
+    return cpu_slots(None if count == "auto" else count, cores=cores)
+
+
+def _view(console: Console, spec: SweepSpec, slots: list[Slot]) -> View:
+    if console.is_terminal:
+        return LiveView(console=console, objective=spec.objective.metric, slots=slots)
+    return PlainView(objective=spec.objective.metric)
+
+
+def _log_to(console: Console) -> None:
+    """Warnings of this process, one line each, among the view's lines."""
+    handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+
+
+@contextlib.contextmanager
+def _stop_on_signals(scheduler: Scheduler, view: View) -> Iterator[None]:
+    """The first SIGINT or SIGTERM lets running trials save and stop; the second ends them now."""
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if scheduler.was_stopped:
+            scheduler.kill()
+            return
+        view.message(f"{signal.Signals(number).name}: running trials save and stop (again: they end at once)")
+        scheduler.stop()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

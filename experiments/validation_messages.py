@@ -1,0 +1,126 @@
+"""pydantic's validation errors -> messages that say what was given, what is allowed and the nearest name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from experiments.errors import did_you_mean
+
+KeyPath = tuple[str | int, ...]
+
+_EXPECTED_TYPES = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "model_attributes_type": "a mapping of keys to values",
+    "too_short": "a list that is not empty",
+    "string_too_short": "text that is not empty",
+}
+
+
+def dotted(path: KeyPath) -> str:
+    """`("search", 0, "grid")` -> `search[0].grid`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def section_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
+    """The keys that `model` allows at `path` (empty where `path` is no section)."""
+    section: type[BaseModel] | None = model
+    for part in path:
+        field = section.model_fields.get(str(part)) if section else None
+        section = _section_of(field.annotation) if field else None
+    return list(section.model_fields) if section else []
+
+
+def leaf_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a config with sections, in the order of its fields."""
+    for name, field in model.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is None:
+            yield prefix + name
+        else:
+            yield from leaf_keys(section, f"{prefix}{name}.")
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = (annotation, *get_args(annotation))
+    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def explain(error: ValidationError, *, model: type[BaseModel], value: Any) -> list[tuple[KeyPath, str]]:
+    """One `(path, message)` a fault, in the order of pydantic's errors; several errors at one path become one.
+
+    Args:
+        error: what `model.model_validate(value)` raised.
+        value: the plain value that was validated.
+    """
+    messages: dict[KeyPath, str] = {}
+    for detail in error.errors(include_url=False):
+        path = _path_in(value, detail["loc"])
+        if path in messages and " or " not in messages[path]:  # the second member of a union: say both
+            first, second = messages[path], _message(detail, path, model)
+            expected = second.partition("; expected ")[2]
+            messages[path] = f"{first} or {expected}" if expected and expected not in first else first
+        else:
+            messages.setdefault(path, _message(detail, path, model))
+    return list(messages.items())
+
+
+def _path_in(value: Any, loc: Iterable[str | int]) -> KeyPath:
+    """`loc` less the names of union members that pydantic puts in between."""
+    path: list[str | int] = []
+    for part in loc:
+        if isinstance(value, Mapping) and isinstance(part, str):
+            path.append(part)
+            value = value.get(part)
+        elif isinstance(value, (list, tuple)) and isinstance(part, int) and part < len(value):
+            path.append(part)
+            value = value[part]
+    return tuple(path)
+
+
+def _message(detail: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> str:
+    kind, given, key = detail["type"], detail["input"], dotted(path) or "the file"
+    if kind == "extra_forbidden":
+        allowed = section_keys(model, path[:-1])
+        where = f" in {dotted(path[:-1])}" if path[:-1] else ""
+        return f"got unknown key {path[-1]!r}{where}; expected one of {', '.join(allowed)}{did_you_mean(path[-1], allowed)}"
+    if kind == "missing":
+        return f"missing key {key}; expected it to be given"
+    if kind == "value_error":
+        problem = str(detail["ctx"]["error"])
+        given_text = f"got {shown(given)} for {key}; " if not isinstance(given, (Mapping, BaseModel)) else ""
+        return given_text + (problem if path else problem.replace("the file", ""))
+    if kind == "literal_error":
+        allowed = [str(item) for item in _literals(detail)]
+        return f"got {shown(given)} for {key}; expected {' or '.join(allowed)}{did_you_mean(given, allowed)}"
+    return f"got {shown(given)} for {key}; expected {_expected(detail)}"
+
+
+def _literals(detail: ErrorDetails) -> list[str]:
+    return [part.strip().strip("'") for part in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
+
+
+def _expected(detail: ErrorDetails) -> str:
+    if detail["type"] in _EXPECTED_TYPES:
+        return _EXPECTED_TYPES[detail["type"]]
+    message = detail["msg"]  # such as "Input should be greater than 0"
+    return message.removeprefix("Input should be ").removeprefix("a valid ")
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, on one line, with control characters escaped."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,128 @@
+"""What the scheduler tells people while it runs: the contract, and the plain lines for logs and pipes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TextIO
+
+from experiments.placement import Slot
+from experiments.trial import TrialPlan
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Where the sweep's trials are."""
+
+    total: int
+    finished: int
+    failed: int
+    running: int
+
+    @property
+    def waiting(self) -> int:
+        """Not started, or to be continued."""
+        return self.total - self.finished - self.running
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best finished trial so far."""
+
+    number: int
+    value: float
+    plan: TrialPlan
+
+
+class View(Protocol):
+    """Shows a running sweep. A view only shows: it never changes what the sweep does."""
+
+    def start(self, *, name: str, counts: Counts, reused: int) -> None:
+        """The sweep begins; `reused` trials were finished before."""
+
+    def prepared(self, done: int, total: int, what: str) -> None:
+        """Progress of what is made before the first trial."""
+
+    def launched(self, number: int, plan: TrialPlan, slot: Slot, attempt: int) -> None:
+        """An attempt starts."""
+
+    def epoch(self, number: int, plan: TrialPlan, row: Mapping[str, Any]) -> None:
+        """An epoch of a trial is done."""
+
+    def ended(self, number: int, plan: TrialPlan, text: str, *, failed: bool) -> None:
+        """An attempt is over; `text` says how, on one line."""
+
+    def progress(self, counts: Counts, best: Best | None) -> None:
+        """Counts or the best changed."""
+
+    def message(self, text: str) -> None:
+        """Something to know, on one line."""
+
+    def stop(self) -> None:
+        """The sweep is over; the terminal is given back as it was."""
+
+
+def cell_text(plan: TrialPlan) -> str:
+    """The swept values of a trial, short: `lr=0.001 count=100 seed=0`."""
+    parts = [f"{key.rpartition('.')[2]}={value_text(value)}" for key, value in plan.swept.items()]
+    return " ".join([*parts, f"seed={plan.config.seed}"])
+
+
+def value_text(value: Any) -> str:
+    """A swept value for people."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class PlainView:
+    """One line an event, for a log file or a pipe."""
+
+    def __init__(self, *, objective: str, stream: TextIO | None = None) -> None:
+        self._objective = objective
+        self._stream = stream or sys.stdout
+        self._prepared_tenth = -1
+        self._best: Best | None = None
+
+    def start(self, *, name: str, counts: Counts, reused: int) -> None:
+        """The sweep begins."""
+        self.message(f"sweep {name}: {counts.total} trials, {reused} finished before, {counts.waiting} to run")
+
+    def prepared(self, done: int, total: int, what: str) -> None:
+        """A line every tenth."""
+        tenth = 10 * done // max(total, 1)
+        if tenth != self._prepared_tenth:
+            self._prepared_tenth = tenth
+            self.message(f"{what}: {done}/{total}")
+
+    def launched(self, number: int, plan: TrialPlan, slot: Slot, attempt: int) -> None:
+        """An attempt starts."""
+        again = f" (attempt {attempt})" if attempt > 1 else ""
+        self.message(f"trial {number} starts on {slot.label}{again}: {cell_text(plan)}")
+
+    def epoch(self, number: int, plan: TrialPlan, row: Mapping[str, Any]) -> None:
+        """An epoch of a trial is done."""
+        self.message(f"trial {number} epoch {row['epoch']}/{plan.config.train.epochs}: {epoch_text(row, self._objective)}")
+
+    def ended(self, number: int, plan: TrialPlan, text: str, *, failed: bool) -> None:
+        """An attempt is over."""
+        self.message(f"trial {number} {text}")
+
+    def progress(self, counts: Counts, best: Best | None) -> None:
+        """A line when the best changes."""
+        if best is not None and best != self._best:
+            self._best = best
+            done = f"{counts.finished}/{counts.total} finished"
+            self.message(f"{done}; best {self._objective} {best.value:.4f}, trial {best.number}: {cell_text(best.plan)}")
+
+    def message(self, text: str) -> None:
+        """One line, at once."""
+        print(text, file=self._stream, flush=True)
+
+    def stop(self) -> None:
+        """Nothing to give back."""
+
+
+def epoch_text(row: Mapping[str, Any], objective: str) -> str:
+    """An epoch's figures: `loss 1.234, ap50_11pt/mean 0.4321`."""
+    value = row["metrics"].get(objective)
+    return f"loss {row['loss']:.4f}" + (f", {objective} {value:.4f}" if value is not None else "")

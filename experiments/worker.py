@@ -1,0 +1,160 @@
+"""What runs in an attempt's process: set the device, call wsol, write the result. The only door to torch.
+
+Imported by the scheduler for the names of its messages, so torch is imported inside functions.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+from experiments.executors.base import AttemptError, AttemptRequest, EpochDone
+from experiments.failures import FailureKind
+from experiments.store import TrialPaths, TrialResult, append_metrics, cut_metrics, read_metrics, write_result
+from experiments.trial import TrialState
+
+if TYPE_CHECKING:
+    from wsol.training import EpochRecord
+
+STOP = "stop"
+"""The only message to an attempt: end soon, everything saved."""
+
+_PR_SET_PDEATHSIG = 1  # Source: linux/prctl.h
+
+
+def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int) -> None:
+    """The whole life of an attempt's process. Its exit code is 0 if and only if result.json is written.
+
+    Args:
+        connection: takes `EpochDone` and at most one `AttemptError`; gives STOP. It breaks when the runner dies.
+        parent_pid: the runner's process.
+    """
+    _lead_a_session()
+    os.environ.update(attempt_environment(request))
+    paths = TrialPaths(request.folder)
+    _redirect_output(paths)
+    print(f"--- attempt {request.attempt}, process {os.getpid()} of runner {parent_pid}", flush=True)
+    try:
+        _train(request, paths, connection)
+    except BaseException as error:
+        traceback.print_exc()
+        connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=traceback.format_exc()))
+        sys.stderr.flush()
+        os._exit(1)  # whatever is broken in here must not hang the exit
+
+
+def attempt_environment(request: AttemptRequest) -> dict[str, str]:
+    """Variables of an attempt's process. They must be set before CUDA starts and before a thread pool does."""
+    threads = str(request.slot.threads)
+    return {
+        "CUDA_VISIBLE_DEVICES": request.slot.visible_devices,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS. Source: pytorch.org/docs/stable/notes/randomness
+    }
+
+
+def _lead_a_session() -> None:
+    """A session of its own, so that Ctrl-C reaches the runner alone; and death with the parent (the fork server,
+    which itself dies with the runner)."""
+    if hasattr(os, "setsid"):
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _redirect_output(paths: TrialPaths) -> None:
+    """Everything printed from here on, also by C code, goes to log.txt."""
+    descriptor = os.open(paths.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -> None:
+    import torch
+
+    from wsol.config import ExperimentConfig
+    from wsol.evaluation import save_detections
+    from wsol.training import fit
+
+    torch.set_num_threads(request.slot.threads)
+    result = fit(
+        ExperimentConfig.model_validate(dict(request.config)),
+        checkpoint_dir=paths.checkpoint,
+        device=torch.device("cuda:0" if request.slot.visible_devices else "cpu"),
+        on_resume=lambda epochs: cut_metrics(paths, epochs=epochs),
+        on_epoch=lambda record: _record_epoch(record, request.number, paths, connection),
+        should_stop=_stop_asked(connection),
+    )
+    save_detections(paths.detections, result.detections)
+    rows = read_metrics(paths)
+    write_result(
+        paths,
+        TrialResult(
+            signature=request.signature,
+            state=TrialState.COMPLETE,
+            stop_reason="",
+            attempts=request.attempt,
+            metrics=result.metrics,
+            epochs=len(rows),
+            duration_s=round(sum(row["duration_s"] for row in rows), 3),
+        ),
+    )
+
+
+def _record_epoch(record: EpochRecord, number: int, paths: TrialPaths, connection: Connection) -> None:
+    """The row is on disk before anyone is told."""
+    row = {
+        "epoch": record.epoch,
+        "loss": record.loss,
+        "lr": record.lr,
+        "duration_s": round(record.duration_s, 3),
+        "metrics": record.metrics,
+    }
+    append_metrics(paths, row)
+    connection.send(EpochDone(number=number, row=row))
+
+
+def _stop_asked(connection: Connection) -> Callable[[], bool]:
+    """Whether STOP came, or the runner is gone."""
+
+    def asked() -> bool:
+        try:
+            return connection.poll() and connection.recv() == STOP
+        except (EOFError, OSError):
+            return True
+
+    return asked
+
+
+def _kind(error: BaseException) -> FailureKind:
+    import torch
+
+    from wsol.checkpoint import CheckpointError
+    from wsol.data.images import DataError
+    from wsol.models.weights import WeightsError
+    from wsol.training import Interrupted, NonFiniteLossError
+
+    if isinstance(error, Interrupted):
+        return FailureKind.INTERRUPTED
+    if isinstance(error, NonFiniteLossError):
+        return FailureKind.NON_FINITE_LOSS
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return FailureKind.OUT_OF_MEMORY
+    if isinstance(error, (DataError, WeightsError, CheckpointError)):
+        return FailureKind.DATA
+    return FailureKind.ERROR
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {text}"[:500] if text else name

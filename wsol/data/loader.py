@@ -1,0 +1,265 @@
+"""Images to batches: what is drawn, in which order, by which processes.
+
+An item is asked for by a `Draw`, which holds all that makes it random, so items do not depend on which process makes
+them, on how many there are or on what was asked before. A pass is a list of draws. Continuing a training at an epoch
+therefore needs the epoch's number and nothing else.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from wsol.data.batch import ImageBatch, Sample, collate
+from wsol.data.images import ImageRecord, read_image
+from wsol.data.proposals import Proposals, select
+from wsol.data.transforms import (
+    ResizeMode,
+    View,
+    draw_view,
+    flip_boxes,
+    flip_image,
+    resize_image,
+    resized_size,
+    scale_boxes,
+)
+from wsol.seeding import generator
+
+ProposeBoxes = Callable[[ImageRecord], Proposals]
+"""The proposals of an image, in pixels of the original. Must pickle: loader processes call it."""
+
+
+@dataclass(frozen=True)
+class SelectedProposals:
+    """What one trial keeps of the proposals that all trials share. See `wsol.data.proposals.select`.
+
+    Attributes:
+        propose: gives all proposals of an image.
+        count: at most so many; None: all.
+        min_size_px: smaller ones are dropped, in pixels of the original image.
+        seed: the random subset of an image depends on this and the image's id: it is the same in each epoch.
+    """
+
+    propose: ProposeBoxes
+    count: int | None
+    min_size_px: float
+    seed: int
+
+    def __call__(self, record: ImageRecord) -> Proposals:
+        rng = generator(self.seed, "proposals", record.id)
+        return select(self.propose(record), count=self.count, min_size_px=self.min_size_px, rng=rng)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """The images of one split, with what is known of them at image level. It holds no ground-truth boxes.
+
+    Attributes:
+        images: I records.
+        labels: int8 (I, C) of 1 (present), 0 (ignored), -1 (absent).
+        propose: None for models without proposals; their samples have none.
+        resize: what a view's scale means.
+        max_side_px: limit of the longer side for `resize: shorter`.
+    """
+
+    images: Sequence[ImageRecord]
+    labels: NDArray[np.int8]
+    propose: ProposeBoxes | None
+    resize: ResizeMode
+    max_side_px: int
+
+    def sample(self, index: int, view: View) -> Sample:
+        """Decodes image `index` and shows it as `view` says, its proposals with it.
+
+        Raises:
+            DataError: if the image cannot be read. The message names the file.
+        """
+        record = self.images[index]
+        pixels = read_image(record)  # (H, W, 3)
+        height, width = pixels.shape[:2]
+        size = resized_size(
+            width=width, height=height, scale_px=view.scale_px, mode=self.resize, max_side_px=self.max_side_px
+        )
+        image = resize_image(pixels, size=size)  # (3, h, w)
+        scale = (size[0] / width, size[1] / height)
+        boxes, scores = self._proposals(record, scale)
+        if view.flip:
+            image, boxes = flip_image(image), flip_boxes(boxes, width=size[0])
+        return Sample(
+            image=image,
+            labels=torch.from_numpy(self.labels[index].astype(np.float32)),
+            proposals=torch.from_numpy(boxes),
+            proposal_scores=scores,
+            image_id=record.id,
+            scale=scale,
+        )
+
+    def _proposals(
+        self, record: ImageRecord, scale: tuple[float, float]
+    ) -> tuple[NDArray[np.float32], Tensor | None]:
+        """Boxes (N, 4) in pixels of the resized image, and scores (N,) or None."""
+        if self.propose is None:
+            return np.zeros((0, 4), dtype=np.float32), None
+        proposals = self.propose(record)
+        scores = None if proposals.scores is None else torch.from_numpy(proposals.scores.astype(np.float32))
+        return scale_boxes(proposals.boxes, scale=scale), scores
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may change from epoch to epoch in how a training image is shown."""
+
+    scales_px: Sequence[int]
+    flip: bool
+    seed: int
+
+    def view(self, *, epoch: int, index: int) -> View:
+        """The view of image `index` in `epoch`: the same whoever asks, and whenever."""
+        return draw_view(generator(self.seed, "augmentation", epoch, index), scales_px=self.scales_px, flip=self.flip)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One item of a pass: image `index` of the training split in `epoch`, or of the evaluation split (None)."""
+
+    index: int
+    epoch: int | None
+
+
+@dataclass(frozen=True)
+class TwoSplits(Dataset[Sample]):
+    """Both splits of a trial behind one key, so that the same loader processes serve training and evaluation."""
+
+    training: ImageData
+    evaluation: ImageData
+    augmentation: Augmentation
+    evaluation_scale_px: int
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        if draw.epoch is None:
+            return self.evaluation.sample(draw.index, View(scale_px=self.evaluation_scale_px))
+        return self.training.sample(draw.index, self.augmentation.view(epoch=draw.epoch, index=draw.index))
+
+
+class _Pass(Sampler[list[Draw]]):
+    """The draws of the next pass, a list for each batch. A DataLoader reads its sampler anew for every pass."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Draw]] = []
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class BatchLoader:
+    """Batches of both splits, made ahead of time by `workers` processes, or as they are asked for without any.
+
+    The processes start and end with this object, serve all passes, and also end with the process that owns it,
+    whatever ends that. One pass at a time: starting another one ends the one before.
+    """
+
+    def __init__(
+        self,
+        data: TwoSplits,
+        *,
+        batch_size: int,
+        evaluation_batch_size: int,
+        seed: int,
+        workers: int,
+        pin_memory: bool,
+    ) -> None:
+        """Args:
+        batch_size: images a training batch; the last one of an epoch may be smaller.
+        seed: of the order of the training images.
+        workers: 0 or more processes.
+        pin_memory: batches lie in page-locked memory, from where copies to a GPU overlap with its work.
+        """
+        self._data = data
+        self._batch_size = batch_size
+        self._evaluation_batch_size = evaluation_batch_size
+        self._seed = seed
+        self._pass = _Pass()
+        self._loader: DataLoader[Sample] = DataLoader(
+            data,
+            batch_sampler=self._pass,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            multiprocessing_context=worker_context() if workers else None,
+            worker_init_fn=die_with_parent if workers else None,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # it is drawn from at every pass: not from the global one
+        )
+        self._batches([])  # a pass over nothing starts the processes, in the moment for which their start was chosen
+
+    def training_epoch(self, epoch: int) -> Iterator[ImageBatch]:
+        """Every training image once, in an order drawn from (seed, epoch)."""
+        order = generator(self._seed, "order", epoch).permutation(len(self._data.training.images))
+        return self._batches(_split([Draw(int(index), epoch) for index in order], self._batch_size))
+
+    def evaluation_pass(self) -> Iterator[ImageBatch]:
+        """Every evaluation image once, in the order of the split."""
+        draws = [Draw(index, None) for index in range(len(self._data.evaluation.images))]
+        return self._batches(_split(draws, self._evaluation_batch_size))
+
+    def _batches(self, batches: list[list[Draw]]) -> Iterator[ImageBatch]:
+        self._pass.batches = batches
+        return iter(self._loader)
+
+
+def _split(draws: list[Draw], size: int) -> list[list[Draw]]:
+    return [draws[start : start + size] for start in range(0, len(draws), size)]
+
+
+def worker_context() -> BaseContext:
+    """How loader processes start: `fork` where that is safe, else `forkserver`, else (not on Linux) `spawn`.
+
+    A fork copies the locks of other threads as they are, held or not; with one thread there are none. It is at once
+    there, shares memory, session and log with this process. A fork server imports everything anew, in seconds.
+    """
+    if _thread_count() == 1:
+        return multiprocessing.get_context("fork")
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        return context
+    return multiprocessing.get_context("spawn")
+
+
+def _thread_count() -> int | None:
+    """Threads of this process, those of C libraries (OpenMP, BLAS, CUDA) included; None where it cannot be known."""
+    tasks = Path("/proc/self/task")
+    return sum(1 for _ in tasks.iterdir()) if tasks.is_dir() else None
+
+
+def die_with_parent(worker: int) -> None:
+    """Makes the calling process end at once when the process that started it has ended, however that came.
+
+    A parent-death signal would not do: it is bound to the parent in the process table, which for `forkserver` is
+    the server.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "loader processes are started by multiprocessing"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
+
+    threading.Thread(target=watch, name=f"parent-of-loader-{worker}", daemon=True).start()
