@@ -80,7 +80,9 @@ def _sweep_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("spec", type=Path, metavar="SPEC.yaml", help="what to sweep; see docs/sweep-spec.md")
-    parser.add_argument("--dry-run", action="store_true", help="show the trials and what is done already; start nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the trials and what is done already; start nothing"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="run failed trials again, each from its checkpoint")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", metavar="0,2", help="the GPUs to use, one trial each (default: all that are visible)")

@@ -55,7 +55,9 @@ class LiveView:
 
     def epoch(self, number: int, plan: TrialPlan, row: Mapping[str, Any]) -> None:
         """The slot's line changes."""
-        self._last_epoch[number] = f"epoch {row['epoch']}/{plan.config.train.epochs}, {epoch_text(row, self._objective)}"
+        self._last_epoch[number] = (
+            f"epoch {row['epoch']}/{plan.config.train.epochs}, {epoch_text(row, self._objective)}"
+        )
 
     def ended(self, number: int, plan: TrialPlan, text: str, *, failed: bool) -> None:
         """A line that stays."""

@@ -4,4 +4,3 @@ It runs in a process of its own, so that the runner stays small, and reports pro
 """
 
 from __future__ import annotations
-

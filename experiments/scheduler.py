@@ -204,7 +204,9 @@ class Scheduler:
     def _complete_text(self, result: TrialResult) -> str:
         value = result.metrics.get(self._spec.objective.metric)
         shown = "undefined" if value is None else f"{value:.4f}"
-        return f"complete: {self._spec.objective.metric} {shown} after {result.epochs} epochs, {result.duration_s:.0f} s"
+        return (
+            f"complete: {self._spec.objective.metric} {shown} after {result.epochs} epochs, {result.duration_s:.0f} s"
+        )
 
     def _show_progress(self) -> None:
         self._view.progress(self._counts(), self._best())

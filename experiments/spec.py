@@ -15,7 +15,7 @@ from experiments.trial import TrialPlan, signature
 from experiments.validation_messages import dotted, explain, leaf_keys, shown
 from experiments.yaml_source import YamlSource, read_yaml
 from wsol.config import ExperimentConfig
-from wsol.metrics.names import METRICS_OF_TASK, metrics_text
+from wsol.metrics.names import METRICS_OF_TASK
 
 MAX_TRIALS = 100_000
 
@@ -37,6 +37,9 @@ class SearchBlock(_Section):
         if (self.grid is None) == (self.zip is None):
             raise ValueError("expected either grid or zip in a search block")
         return self
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class Objective(_Section):
@@ -70,7 +73,7 @@ class SpecDocument(_Section):
     """What every trial shares: an ExperimentConfig."""
     search: list[SearchBlock] = []
     """The sweep is the union of its blocks; none: one configuration."""
-    seeds: Annotated[int, Field(gt=0, le=1000)] | Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] | None = None
+    seeds: Annotated[int, Field(gt=0, le=1000)] | Annotated[list[Seed], Field(min_length=1)] | None = None
     """Replicates of every configuration: a list of seeds, or how many (3 means 0, 1, 2)."""
     objective: Objective | None = None
     resources: Resources = Resources()
@@ -229,7 +232,7 @@ def _resolve(shared: dict[str, Any], cell: Cell, seed: int, source: YamlSource) 
 
 
 def _with(values: Any, sections: list[str], value: Any) -> dict[str, Any]:
-    """A copy of nested `values` in which one key has another value; what is no mapping stays for validation to refuse."""
+    """A copy of nested `values` in which one key has another value."""
     first, *rest = sections
     if not isinstance(values, dict):
         values = {}
@@ -256,7 +259,9 @@ def _objective(document: SpecDocument, source: YamlSource, config: ExperimentCon
     path = ("objective", "metric")
     given = document.objective.metric
     if metric not in metrics or not slash:
-        expected = f"expected <metric>/mean or <metric>/<class> with a metric of task {config.task}: {metrics_text(config.task)}"
+        expected = (
+            f"expected <metric>/mean or <metric>/<class> with a metric of task {config.task}: {', '.join(metrics)}"
+        )
         names = [f"{name}/{class_name or 'mean'}" for name in metrics]
         raise source.error(f"got {shown(given)} for objective.metric; {expected}{did_you_mean(given, names)}", path)
     classes = config.data.classes

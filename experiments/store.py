@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.trial import TrialState
+from wsol.atomic_file import pending_file
 
 log = logging.getLogger(__name__)
 
@@ -238,26 +239,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file atomically: after a crash at any instant it holds the old text or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _fsync_folder(path.parent)
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Makes a rename durable; where folders cannot be opened (Windows) the rename is all there is."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with pending_file(path.with_name(f".{path.name}.{os.getpid()}.tmp")) as pending:
+        pending.file.write(text.encode())
+        pending.publish(path.name)

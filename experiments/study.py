@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import sqlalchemy
@@ -38,7 +38,7 @@ class StudyTrial:
 class Study:
     """The study of one sweep."""
 
-    def __init__(self, *, file: Path, name: str, direction: str) -> None:
+    def __init__(self, *, file: Path, name: str, direction: Literal["maximize", "minimize"]) -> None:
         """Opens or makes the study.
 
         Raises:
@@ -56,7 +56,10 @@ class Study:
             )
         except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             reason = str(getattr(error, "orig", error)).splitlines()[0]
-            raise UserError(f"{file}: cannot be opened as an Optuna study ({reason}); move it away to have it rebuilt from the trial folders") from None
+            raise UserError(
+                f"{file}: cannot be opened as an Optuna study ({reason}); "
+                "move it away to have it rebuilt from the trial folders"
+            ) from None
         self._optuna_number = {_number(trial): trial.number for trial in self._known()}
 
     def trials(self) -> dict[int, StudyTrial]:
@@ -126,7 +129,9 @@ def _sqlite(file: Path) -> optuna.storages.RDBStorage:
     BEGIN IMMEDIATE takes the write lock at once: Optuna's SELECT ... FOR UPDATE does nothing on SQLite.
     """
     url = sqlalchemy.URL.create("sqlite", database=str(file))
-    storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 60}})
+    storage = optuna.storages.RDBStorage(
+        url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 60}}
+    )
 
     @sqlalchemy.event.listens_for(storage.engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:

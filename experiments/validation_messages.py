@@ -24,6 +24,7 @@ _EXPECTED_TYPES = {
     "model_attributes_type": "a mapping of keys to values",
     "too_short": "a list that is not empty",
     "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "letters, digits, '.', '_' and '-' (at most 100, the first a letter or digit)",
 }
 
 
@@ -37,11 +38,17 @@ def dotted(path: KeyPath) -> str:
 
 def section_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
     """The keys that `model` allows at `path` (empty where `path` is no section)."""
+    section = _section_at(model, path)
+    return list(section.model_fields) if section else []
+
+
+def _section_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
     section: type[BaseModel] | None = model
     for part in path:
-        field = section.model_fields.get(str(part)) if section else None
-        section = _section_of(field.annotation) if field else None
-    return list(section.model_fields) if section else []
+        if isinstance(part, str):  # an index stays in the section that its list holds
+            field = section.model_fields.get(part) if section else None
+            section = _section_of(field.annotation) if field else None
+    return section
 
 
 def leaf_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -69,12 +76,11 @@ def explain(error: ValidationError, *, model: type[BaseModel], value: Any) -> li
     messages: dict[KeyPath, str] = {}
     for detail in error.errors(include_url=False):
         path = _path_in(value, detail["loc"])
-        if path in messages and " or " not in messages[path]:  # the second member of a union: say both
-            first, second = messages[path], _message(detail, path, model)
-            expected = second.partition("; expected ")[2]
-            messages[path] = f"{first} or {expected}" if expected and expected not in first else first
-        else:
-            messages.setdefault(path, _message(detail, path, model))
+        message = _message(detail, path, model)
+        if path in messages:  # another member of a union: say what each allows
+            alternative = message.partition("; expected ")[2]
+            message = f"{messages[path]} or {alternative}" if alternative not in messages[path] else messages[path]
+        messages[path] = message
     return list(messages.items())
 
 
@@ -95,10 +101,13 @@ def _message(detail: ErrorDetails, path: KeyPath, model: type[BaseModel]) -> str
     kind, given, key = detail["type"], detail["input"], dotted(path) or "the file"
     if kind == "extra_forbidden":
         allowed = section_keys(model, path[:-1])
-        where = f" in {dotted(path[:-1])}" if path[:-1] else ""
-        return f"got unknown key {path[-1]!r}{where}; expected one of {', '.join(allowed)}{did_you_mean(path[-1], allowed)}"
+        unknown = repr(path[-1]) + (f" in {dotted(path[:-1])}" if path[:-1] else "")
+        return f"got unknown key {unknown}; expected one of {', '.join(allowed)}{did_you_mean(path[-1], allowed)}"
     if kind == "missing":
-        return f"missing key {key}; expected it to be given"
+        section = _section_at(model, path[:-1])
+        choices = get_args(section.model_fields[str(path[-1])].annotation) if section else ()
+        expected = " or ".join(c for c in choices if isinstance(c, str)) or "it to be given"
+        return f"missing key {key}; expected {expected}"
     if kind == "value_error":
         problem = str(detail["ctx"]["error"])
         given_text = f"got {shown(given)} for {key}; " if not isinstance(given, (Mapping, BaseModel)) else ""

@@ -101,7 +101,9 @@ class PlainView:
 
     def epoch(self, number: int, plan: TrialPlan, row: Mapping[str, Any]) -> None:
         """An epoch of a trial is done."""
-        self.message(f"trial {number} epoch {row['epoch']}/{plan.config.train.epochs}: {epoch_text(row, self._objective)}")
+        self.message(
+            f"trial {number} epoch {row['epoch']}/{plan.config.train.epochs}: {epoch_text(row, self._objective)}"
+        )
 
     def ended(self, number: int, plan: TrialPlan, text: str, *, failed: bool) -> None:
         """An attempt is over."""
@@ -112,7 +114,9 @@ class PlainView:
         if best is not None and best != self._best:
             self._best = best
             done = f"{counts.finished}/{counts.total} finished"
-            self.message(f"{done}; best {self._objective} {best.value:.4f}, trial {best.number}: {cell_text(best.plan)}")
+            self.message(
+                f"{done}; best {self._objective} {best.value:.4f}, trial {best.number}: {cell_text(best.plan)}"
+            )
 
     def message(self, text: str) -> None:
         """One line, at once."""

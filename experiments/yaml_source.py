@@ -164,7 +164,9 @@ class _Builder:
         try:
             value = _SCALARS[node.tag](node.value)
         except ValueError:
-            raise self.error(node, f"got {node.value!r}; expected a value of type {node.tag.rpartition(':')[2]}") from None
+            raise self.error(
+                node, f"got {node.value!r}; expected a value of type {node.tag.rpartition(':')[2]}"
+            ) from None
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(node, f"got {node.value}; expected a finite number")
         return value

@@ -150,7 +150,9 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _check_weights_exist(self) -> Self:
         if self.backbone == "tiny" and self.weights == "imagenet":
-            raise ValueError("expected model.weights: none (or a file) with model.backbone: tiny, which has no ImageNet weights")
+            raise ValueError(
+                "expected model.weights: none (or a file) with model.backbone: tiny, which has no ImageNet weights"
+            )
         return self
 
 
@@ -209,7 +211,11 @@ class ExperimentConfig(_Section):
         native = {"alexnet": 6, "vgg16": 7}.get(self.model.backbone)
         if self.task == "wsddn" and native is not None and self.model.weights != "none":
             if self.model.roi_size not in (None, native):
-                raise ValueError(f"expected model.roi_size: {native}, which the pretrained fc6 of {self.model.backbone} needs")
+                raise ValueError(
+                    f"expected model.roi_size: {native}, which the pretrained fc6 of {self.model.backbone} needs"
+                )
             if self.model.fc_dim not in (None, 4096):
-                raise ValueError(f"expected model.fc_dim: 4096, the width of the pretrained fc6 of {self.model.backbone}")
+                raise ValueError(
+                    f"expected model.fc_dim: 4096, the width of the pretrained fc6 of {self.model.backbone}"
+                )
         return self

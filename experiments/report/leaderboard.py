@@ -77,7 +77,12 @@ def write_tables(store: SweepStore, spec: SweepSpec, entries: Sequence[Entry]) -
         store.per_class,
         ["trial", "signature", "class", *metrics],
         [
-            [entry.trial.number, entry.trial.signature[:8], name, *(entry.metric(f"{metric}/{name}") for metric in metrics)]
+            [
+                entry.trial.number,
+                entry.trial.signature[:8],
+                name,
+                *(entry.metric(f"{metric}/{name}") for metric in metrics),
+            ]
             for entry in order
             if entry.trial is not None and entry.state is TrialState.COMPLETE
             for name in classes

@@ -15,7 +15,3 @@ METRICS_OF_TASK: dict[Literal["wsddn", "localizer"], tuple[str, ...]] = {
 }
 """The first one is the default objective."""
 
-
-def metrics_text(task: Literal["wsddn", "localizer"]) -> str:
-    """For messages."""
-    return ", ".join(METRICS_OF_TASK[task])
