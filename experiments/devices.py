@@ -55,7 +55,7 @@ def chosen_gpus(option: str, visible: list[str]) -> list[str]:
     """
     chosen: list[str] = []
     for part in option.split(","):
-        if not part.strip().isdigit() or int(part) >= len(visible):
+        if not part.strip().isdecimal() or int(part) >= len(visible):
             there = f"0 to {len(visible) - 1}" if visible else "none, this machine shows no GPU"
             raise UserError(f"got {part.strip()!r} in --gpus {option}; expected positions of visible GPUs: {there}")
         gpu = visible[int(part)]

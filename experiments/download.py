@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Never
 
 from tqdm import tqdm
 
@@ -37,13 +38,13 @@ class _Bar:
 
     def __init__(self) -> None:
         self._step = ""
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Never] | None = None
 
     def show(self, step: str, done: int, total: int | None) -> None:
         if step != self._step or self._bar is None:
             self.close()
             self._step = step
-            self._bar = tqdm(desc=step, total=total, unit="B", unit_scale=True, unit_divisor=1024)
+            self._bar = tqdm(desc=step, unit="B", unit_scale=True, unit_divisor=1024)
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 

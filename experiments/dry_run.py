@@ -29,7 +29,7 @@ def print_dry_run(console: Console, spec: SweepSpec, entries: list[Entry], *, fo
         table.add_column(Text(heading), overflow="fold")
     for entry in entries[:MAX_ROWS]:
         number = str(entry.trial.number) if entry.trial is not None else "-"
-        swept = [value_text(entry.plan.swept[key]) if key in entry.plan.swept else "-" for key in spec.swept_keys]
+        swept = [value_text(entry.plan.value(key)) for key in spec.swept_keys]
         table.add_row(*(Text(cell) for cell in (number, entry.state.value, *swept, str(entry.plan.config.seed))))
     console.print(table)
     if len(entries) > MAX_ROWS:

@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+_YAML_CONSTANTS = {"None": "null", "True": "true", "False": "false"}
+
 
 class UserError(Exception):
     """Something the user can mend: exit status 2, nothing was started."""
@@ -17,6 +19,12 @@ class SpecError(UserError):
     def __init__(self, message: str, *, file: Path, line: int | None = None) -> None:
         self.where = f"{file}:{line}" if line is not None else str(file)
         super().__init__(f"{self.where}: {message}")
+
+
+def shown(value: object) -> str:
+    """A value as an error shows it: short, on one line, with control characters escaped; YAML's names of constants."""
+    text = _YAML_CONSTANTS.get(repr(value)) or repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def did_you_mean(given: object, allowed: Iterable[str]) -> str:

@@ -2,46 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.errors import did_you_mean
 from experiments.spec import SweepSpec
 from experiments.trial import TrialPlan
 from wsol.config import DIGITS_ROOT
-from wsol.data.digits import SPLITS
+from wsol.data.digits import CLASSES, SPLITS
 from wsol.data.images import DataError
-from wsol.data.voc import check_layout
+from wsol.data.voc import VOC_CLASSES, check_layout
 
 
 def check_inputs(spec: SweepSpec) -> None:
-    """Checks data folders, split files, weights files and proposal files, each once.
+    """Checks data folders, split files, weights files and proposal files, each once, and the objective's class.
 
     Raises:
         SpecError: at the line of the key that names what is missing.
     """
-    _each(spec, lambda plan: (plan.config.data.root, plan.config.data.train, plan.config.data.eval), "data.root", _data)
-    _each(spec, lambda plan: plan.config.model.weights, "model.weights", _weights)
-    _each(spec, lambda plan: plan.config.proposals.file, "proposals.file", _proposals)
+    _each(spec, "data.root", lambda plan: plan.config.data.root, _root)
+    _each(spec, "data.train", lambda plan: (plan.config.data.root, plan.config.data.train), _training_split)
+    _each(spec, "data.eval", lambda plan: (plan.config.data.root, plan.config.data.eval), _evaluation_split)
+    _each(spec, "model.weights", lambda plan: plan.config.model.weights, _weights)
+    _each(spec, "proposals.file", lambda plan: plan.config.proposals.file, _proposals)
+    for plan in spec.plans:
+        _check_objective_class(spec, _known_classes(plan))
 
 
-def _each(spec: SweepSpec, what: Callable[[TrialPlan], Any], key: str, check: Callable[[Any], None]) -> None:
-    """Runs `check` on every distinct value; a DataError becomes a SpecError at the line that gave the value."""
-    for value, plan in {what(plan): plan for plan in reversed(spec.plans)}.items():
+def _each(spec: SweepSpec, key: str, what: Callable[[TrialPlan], Any], check: Callable[[Any], None]) -> None:
+    """Runs `check` on every distinct value; a fault becomes a SpecError at the line that gave the value first."""
+    first: dict[Any, TrialPlan] = {}
+    for plan in spec.plans:
+        first.setdefault(what(plan), plan)
+    for value, plan in first.items():
         try:
             check(value)
         except DataError as error:
             raise spec.error(f"{key}: {error}", key=key, plan=plan) from None
+        except OSError as error:  # a folder that may not be entered, a name too long for the file system
+            raise spec.error(f"{key}: cannot be read: {error.strerror}", key=key, plan=plan) from None
 
 
-def _data(value: tuple[str, str, str]) -> None:
-    root, train, evaluation = value
-    if root != DIGITS_ROOT:
-        check_layout(Path(root), splits=[train, evaluation])
+def _root(root: str) -> None:
+    if root == DIGITS_ROOT:
         return
-    for split in (train, evaluation):
-        if split not in SPLITS:
-            raise DataError(f"got split {split!r} of the digits data set; expected one of {', '.join(SPLITS)}")
+    folder = Path(root)
+    try:
+        check_layout(folder, splits=[])
+    except DataError as error:
+        if folder.parts[-2:] != ("VOCdevkit", "VOC2007") or folder.exists():
+            raise
+        command = f"python runner.py data voc2007 --root {folder.parent.parent}"
+        raise DataError(f"{error}; to download it: {command}") from None
+
+
+def _training_split(value: tuple[str, str]) -> None:
+    root, split = value
+    if root == DIGITS_ROOT:
+        _digits_split(split)
+    else:
+        check_layout(Path(root), splits=[split])
+
+
+def _evaluation_split(value: tuple[str, str]) -> None:
+    root, split = value
+    if root == DIGITS_ROOT:
+        _digits_split(split)
+    else:
+        check_layout(Path(root), splits=[], boxes_in=[split])
+
+
+def _digits_split(split: str) -> None:
+    if split not in SPLITS:
+        raise DataError(
+            f"got split {split!r} of the digits data set; expected one of {', '.join(SPLITS)}"
+            f"{did_you_mean(split, SPLITS)}"
+        )
 
 
 def _weights(weights: str) -> None:
@@ -52,3 +89,23 @@ def _weights(weights: str) -> None:
 def _proposals(file: str | None) -> None:
     if file is not None and not Path(file).is_file():
         raise DataError(f"no such file: {file}")
+
+
+def _known_classes(plan: TrialPlan) -> Sequence[str]:
+    """The classes of a trial as far as they are known without reading its data; empty: not known."""
+    data = plan.config.data
+    if isinstance(data.classes, tuple):
+        return data.classes
+    if data.classes == "voc":
+        return VOC_CLASSES
+    return CLASSES if data.root == DIGITS_ROOT else ()
+
+
+def _check_objective_class(spec: SweepSpec, classes: Sequence[str]) -> None:
+    name = spec.objective.metric.partition("/")[2]
+    if classes and name not in ("mean", *classes):
+        raise spec.source.error(
+            f"got class {name!r} in objective.metric; expected mean or one of {', '.join(classes)}"
+            f"{did_you_mean(name, classes)}",
+            ("objective", "metric"),
+        )

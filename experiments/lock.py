@@ -16,10 +16,14 @@ def sweep_lock(path: Path) -> Iterator[None]:
     """Holds the sweep's lock; the system gives it back when this process ends, in whatever way.
 
     Raises:
-        UserError: where another process holds it; the message says which.
+        UserError: where another process holds it (the message says which), or the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be used for results: {error.strerror}") from None
+    with file:
         _take(file.fileno(), path)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from experiments.errors import SpecError, did_you_mean
+from experiments.errors import SpecError, did_you_mean, shown
 from experiments.space import Cell, KeyPath, grid_cells, zip_cells
 from experiments.trial import TrialPlan, signature
-from experiments.validation_messages import dotted, explain, leaf_keys, shown
+from experiments.validation_messages import dotted, explain, leaf_keys
 from experiments.yaml_source import YamlSource, read_yaml
 from wsol.config import ExperimentConfig
 from wsol.metrics.names import METRICS_OF_TASK
 
 MAX_TRIALS = 100_000
+MAX_FAULTS_SHOWN = 20
 
 Axes = dict[str, Annotated[list[Any], Field(min_length=1)]]
+
+
+_SWEEPABLE_KEYS = tuple(key for key in leaf_keys(ExperimentConfig) if key != "seed")
 
 
 class _Section(BaseModel):
@@ -117,6 +123,7 @@ def load_spec(file: Path) -> SweepSpec:
     source = read_yaml(file)
     document = _document(source)
     seeds = _seeds(document, source)
+    _check_size(document, source, replicates=len(seeds))
     cells = list(_cells(document, source))
     plans, merged = _plans(document, source, cells=cells, seeds=seeds)
     swept_keys = tuple(dict.fromkeys(key for cell in cells for key in cell.values))
@@ -124,11 +131,11 @@ def load_spec(file: Path) -> SweepSpec:
         name=_name(document, source),
         question=document.question,
         file=file,
-        text=file.read_text("utf-8-sig"),
+        text=source.text,
         swept_keys=swept_keys,
         plans=plans,
         merged=merged,
-        objective=_objective(document, source, plans[0].config),
+        objective=_objective(document, source, plans),
         resources=document.resources,
         retry=document.retry,
         source=source,
@@ -143,13 +150,17 @@ def _document(source: YamlSource) -> SpecDocument:
 
 
 def _spec_error(source: YamlSource, faults: list[tuple[KeyPath, str]]) -> SpecError:
-    """All faults in one error, in the file's order; the first gives the error its place."""
-    ordered = sorted(faults, key=lambda fault: source.line(fault[0]) or 0)
-    errors = [source.error(message, path) for path, message in ordered]
-    if len(errors) > 1:
-        rest = "\n".join(str(error) for error in errors[1:])
-        errors[0].args = (f"{errors[0]}\n{rest}",)
-    return errors[0]
+    """All faults in one error, in the file's order; the first gives the error its place.
+
+    In one line a key that is unknown comes before one that is missing: it may be the same key, misspelt.
+    """
+    ordered = sorted(faults, key=lambda fault: (source.line(fault[0]) or 0, fault[1].startswith("missing")))
+    first, *others = [source.error(message, path) for path, message in ordered[:MAX_FAULTS_SHOWN]]
+    lines = [str(error) for error in (first, *others)]
+    if len(faults) > MAX_FAULTS_SHOWN:
+        lines.append(f"... and {len(faults) - MAX_FAULTS_SHOWN} more faults")
+    first.args = ("\n".join(lines),)
+    return first
 
 
 def _name(document: SpecDocument, source: YamlSource) -> str:
@@ -173,10 +184,25 @@ def _seeds(document: SpecDocument, source: YamlSource) -> list[int]:
         return list(range(document.seeds))
     if document.seeds is None:
         return [document.experiment.get("seed", 0)]
+    seen: set[int] = set()
     for index, seed in enumerate(document.seeds):
-        if seed in document.seeds[:index]:
+        if seed in seen:
             raise source.error(f"got seed {seed} twice; expected each seed once", ("seeds", index))
+        seen.add(seed)
     return document.seeds
+
+
+def _check_size(document: SpecDocument, source: YamlSource, *, replicates: int) -> None:
+    """Before anything is expanded: a few short lists can name more trials than there is memory for."""
+    trials = replicates * (sum(_count(block) for block in document.search) or 1)
+    if trials > MAX_TRIALS:
+        given = f"{trials:,}" if trials < 10**12 else f"more than {10**12:,}"
+        raise source.error(f"got {given} trials; expected at most {MAX_TRIALS:,}", ("search",))
+
+
+def _count(block: SearchBlock) -> int:
+    """The cells of a block."""
+    return math.prod(map(len, block.grid.values())) if block.grid else max(map(len, (block.zip or {}).values()))
 
 
 def _cells(document: SpecDocument, source: YamlSource) -> Iterator[Cell]:
@@ -196,21 +222,17 @@ def _cells(document: SpecDocument, source: YamlSource) -> Iterator[Cell]:
 
 
 def _check_swept_key(key: str, source: YamlSource, path: KeyPath) -> None:
-    allowed = list(leaf_keys(ExperimentConfig))
     if key == "seed":
         raise source.error("got seed as a swept key; expected replicates as `seeds: [0, 1, 2]`", (*path, key))
-    if key not in allowed:
-        by_leaf = [name for name in allowed if name.rpartition(".")[2] == key]
-        hint = f"; did you mean {by_leaf[0]}?" if by_leaf else did_you_mean(key, allowed)
+    if key not in _SWEEPABLE_KEYS:
+        by_leaf = [name for name in _SWEEPABLE_KEYS if name.rpartition(".")[2] == key]
+        hint = f"; did you mean {by_leaf[0]}?" if by_leaf else did_you_mean(key, _SWEEPABLE_KEYS)
         raise source.error(f"got unknown key {key!r} in {dotted(path)}; expected a config key{hint}", (*path, key))
 
 
 def _plans(
     document: SpecDocument, source: YamlSource, *, cells: list[Cell], seeds: list[int]
 ) -> tuple[tuple[TrialPlan, ...], int]:
-    if len(cells) * len(seeds) > MAX_TRIALS:
-        count = len(cells) * len(seeds)
-        raise source.error(f"got {count:,} trials; expected at most {MAX_TRIALS:,}", ("search",))
     plans: dict[str, TrialPlan] = {}
     for cell in cells:
         for seed in seeds:
@@ -228,47 +250,47 @@ def _resolve(shared: dict[str, Any], cell: Cell, seed: int, source: YamlSource) 
         return ExperimentConfig.model_validate(values)
     except ValidationError as error:
         faults = explain(error, model=ExperimentConfig, value=values)
-        raise _spec_error(source, [_placed(path, message, cell) for path, message in faults]) from None
+        raise _spec_error(source, [_placed(path, message, cell, source) for path, message in faults]) from None
 
 
-def _with(values: Any, sections: list[str], value: Any) -> dict[str, Any]:
-    """A copy of nested `values` in which one key has another value."""
+def _with(values: Any, sections: list[str], value: Any) -> Any:
+    """A copy of nested `values` in which one key has another value; what is no mapping stays, to be refused."""
     first, *rest = sections
     if not isinstance(values, dict):
-        values = {}
+        return values
     return {**values, first: _with(values.get(first, {}), rest, value) if rest else value}
 
 
-def _placed(path: KeyPath, message: str, cell: Cell) -> tuple[KeyPath, str]:
+def _placed(path: KeyPath, message: str, cell: Cell, source: YamlSource) -> tuple[KeyPath, str]:
     """Where in the file a fault of a resolved config stands: at the cell's value, or under `experiment`.
 
-    A rule between two keys is a fault of their section; its message names the keys.
+    A rule between two keys is a fault of their section; its message names the keys. It stands at the first of
+    them that is swept, else at the first that the file has.
     """
     at_section = len(path) <= 1
     for key, value_path in cell.paths.items():
         if dotted(path) == key or dotted(path).startswith(f"{key}[") or (at_section and key in message):
             return value_path, message
+    for key in re.findall(r"\b[a-z]+\.[a-z_]+\b", message) if at_section else []:
+        named = ("experiment", *key.split("."))
+        if named in source.lines:
+            return named, message
     return ("experiment", *path), message
 
 
-def _objective(document: SpecDocument, source: YamlSource, config: ExperimentConfig) -> Objective:
-    metrics = METRICS_OF_TASK[config.task]
+def _objective(document: SpecDocument, source: YamlSource, plans: Sequence[TrialPlan]) -> Objective:
+    """The spec's objective, which every task of the sweep must have; default: the mean of their first metric."""
+    tasks = list(dict.fromkeys(plan.config.task for plan in plans))
+    metrics = [name for name in METRICS_OF_TASK[tasks[0]] if all(name in METRICS_OF_TASK[task] for task in tasks)]
     if document.objective is None:
         return Objective(metric=f"{metrics[0]}/mean")
-    metric, slash, class_name = document.objective.metric.partition("/")
-    path = ("objective", "metric")
     given = document.objective.metric
-    if metric not in metrics or not slash:
-        expected = (
-            f"expected <metric>/mean or <metric>/<class> with a metric of task {config.task}: {', '.join(metrics)}"
-        )
-        names = [f"{name}/{class_name or 'mean'}" for name in metrics]
-        raise source.error(f"got {shown(given)} for objective.metric; {expected}{did_you_mean(given, names)}", path)
-    classes = config.data.classes
-    if class_name != "mean" and isinstance(classes, tuple) and class_name not in classes:
+    metric, _, class_name = given.partition("/")
+    if metric not in metrics or not class_name:
+        task = " and ".join(tasks)
+        expected = f"<metric>/mean or <metric>/<class> with a metric of task {task}: {', '.join(metrics)}"
+        near = did_you_mean(given, [f"{name}/{class_name or 'mean'}" for name in metrics])
         raise source.error(
-            f"got class {class_name!r} in objective.metric; expected mean or one of {', '.join(classes)}"
-            f"{did_you_mean(class_name, classes)}",
-            path,
+            f"got {shown(given)} for objective.metric; expected {expected}{near}", ("objective", "metric")
         )
     return document.objective

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from experiments.trial import TrialState
 from wsol.atomic_file import pending_file
 
@@ -92,6 +94,9 @@ class TrialResult:
     metrics: Mapping[str, float | None]
     epochs: int
     duration_s: float
+
+
+_RESULT = TypeAdapter(TrialResult)
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,10 @@ def read_result(trial: StoredTrial) -> TrialResult | None:
     if values is None:
         return None
     try:
-        result = TrialResult(**{**values, "state": TrialState(values["state"])})
-    except (TypeError, KeyError, ValueError):
+        result = _RESULT.validate_python(values)
+    except ValidationError:
+        result = None
+    if result is None or not result.state.is_finished:
         log.warning("%s: not a result; the trial continues from its checkpoint", trial.paths.result)
         return None
     if result.signature != trial.signature:
@@ -209,7 +216,7 @@ def read_metrics(paths: TrialPaths) -> list[dict[str, Any]]:
         ValueError: where a line before the last is damaged.
     """
     try:
-        lines = paths.metrics.read_text("utf-8").split("\n")
+        lines = paths.metrics.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is torn, or nothing

@@ -54,8 +54,9 @@ class Study:
                 load_if_exists=True,
                 sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: every trial here comes from the spec
             )
-        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-            reason = str(getattr(error, "orig", error)).splitlines()[0]
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
+            # RuntimeError: the tables are of another version of Optuna
+            reason = str(getattr(error, "orig", error)).splitlines()[0].rstrip(" .")
             raise UserError(
                 f"{file}: cannot be opened as an Optuna study ({reason}); "
                 "move it away to have it rebuilt from the trial folders"

@@ -103,7 +103,7 @@ def _run(spec: SweepSpec, store: SweepStore, options: Options, console: Console)
         scheduler.reconcile()
         if plans := scheduler.plans_to_run():
             executor.warm_up()
-            prepare(plans, workers=usable_cores(), on_progress=view.prepared)
+            prepare(plans, workers=usable_cores(), view=view)
         with _stop_on_signals(scheduler, view):
             scheduler.run()
         return exit_status(scheduler.results(), total=len(spec.plans), stopped=scheduler.was_stopped)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from wsol.config import RESULT_NEUTRAL_KEYS, ExperimentConfig
+from wsol.config import ExperimentConfig
 
 
 class TrialState(StrEnum):
@@ -47,6 +47,13 @@ class TrialPlan:
     signature: str
     places: Mapping[str, tuple[str | int, ...]] = field(default_factory=dict, compare=False, repr=False)
 
+    def value(self, key: str) -> Any:
+        """The resolved value of a dotted config key, whether this trial's block sweeps it or not."""
+        value: Any = self.config
+        for name in key.split("."):
+            value = getattr(value, name)
+        return value
+
 
 def signature(config: ExperimentConfig) -> str:
     """Identity of a trial: a hash of the whole resolved config less what cannot change a result.
@@ -54,12 +61,5 @@ def signature(config: ExperimentConfig) -> str:
     Defaults are hashed too, so a changed default gives new signatures and old results never mix
     with new ones. Values are hashed after validation, so `1e-3`, `0.001` and `1.0e-3` are one trial.
     """
-    values = config.model_dump(mode="json")
-    for key in RESULT_NEUTRAL_KEYS:
-        *sections, leaf = key.split(".")
-        section = values
-        for name in sections:
-            section = section[name]
-        del section[leaf]
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(config.identity(), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from experiments.errors import did_you_mean
+from experiments.errors import did_you_mean, shown
 
 KeyPath = tuple[str | int, ...]
 
@@ -26,6 +26,7 @@ _EXPECTED_TYPES = {
     "string_too_short": "text that is not empty",
     "string_pattern_mismatch": "letters, digits, '.', '_' and '-' (at most 100, the first a letter or digit)",
 }
+_BOUNDS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
 
 
 def dotted(path: KeyPath) -> str:
@@ -77,11 +78,17 @@ def explain(error: ValidationError, *, model: type[BaseModel], value: Any) -> li
     for detail in error.errors(include_url=False):
         path = _path_in(value, detail["loc"])
         message = _message(detail, path, model)
-        if path in messages:  # another member of a union: say what each allows
-            alternative = message.partition("; expected ")[2]
-            message = f"{messages[path]} or {alternative}" if alternative not in messages[path] else messages[path]
-        messages[path] = message
-    return list(messages.items())
+        messages[path] = _either(messages[path], message) if path in messages else message
+    # A list that one member of a union refuses as a whole and another for its items: the items say more.
+    containers = {path[:length] for path in messages for length in range(len(path))}
+    return [(path, message) for path, message in messages.items() if path not in containers]
+
+
+def _either(message: str, other: str) -> str:
+    """Two members of a union refused the same value: one message that says what each allows."""
+    expected, hint, nearest = message.partition("; did you mean ")
+    alternative = other.partition("; expected ")[2].partition("; did you mean ")[0]
+    return f"{expected} or {alternative}{hint}{nearest}" if alternative not in expected else message
 
 
 def _path_in(value: Any, loc: Iterable[str | int]) -> KeyPath:
@@ -123,13 +130,10 @@ def _literals(detail: ErrorDetails) -> list[str]:
 
 
 def _expected(detail: ErrorDetails) -> str:
-    if detail["type"] in _EXPECTED_TYPES:
-        return _EXPECTED_TYPES[detail["type"]]
-    message = detail["msg"]  # such as "Input should be greater than 0"
-    return message.removeprefix("Input should be ").removeprefix("a valid ")
-
-
-def shown(value: Any) -> str:
-    """A value as an error shows it: short, on one line, with control characters escaped."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    kind, message = detail["type"], detail["msg"]
+    if kind == "too_short" and isinstance(detail["input"], Mapping):
+        return "at least one key"
+    if kind in _EXPECTED_TYPES:
+        return _EXPECTED_TYPES[kind]
+    bound = message.removeprefix("Input should be ")  # such as "Input should be greater than 0"
+    return f"a number {bound}" if kind in _BOUNDS else bound.removeprefix("a valid ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,8 +71,10 @@ def cell_text(plan: TrialPlan) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A swept value for people."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    """A swept value for people, in YAML's spelling: `null`, `true`, `[128, 256]`."""
+    if isinstance(value, str):
+        return value
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 class PlainView:

@@ -6,13 +6,15 @@ Imported by the scheduler for the names of its messages, so torch is imported in
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiments.executors.base import AttemptError, AttemptRequest, EpochDone
 from experiments.failures import FailureKind
@@ -49,6 +51,50 @@ def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int
         os._exit(1)  # whatever is broken in here must not hang the exit
 
 
+def run_preparation(configs: Sequence[Mapping[str, Any]], workers: int, connection: Connection) -> None:
+    """The whole life of the process that makes what trials share: generated data, proposals.
+
+    Args:
+        configs: of every trial that will run.
+        connection: takes `Prepared`, warnings as text, and at most one `AttemptError`.
+    """
+    _lead_a_session()
+    from wsol.build import prepare_data
+    from wsol.config import ExperimentConfig
+
+    data_log = logging.getLogger("wsol.data")
+    data_log.addHandler(_SendingHandler(connection))
+    data_log.propagate = False
+    try:
+        prepare_data(
+            [ExperimentConfig.model_validate(dict(config)) for config in configs],
+            workers=workers,
+            on_progress=lambda done, total: connection.send(Prepared(done=done, total=total)),
+        )
+    except Exception as error:
+        details = traceback.format_exc()
+        connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=details))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images whose proposals are there, and images in all."""
+
+    done: int
+    total: int
+
+
+class _SendingHandler(logging.Handler):
+    """Log records as text over a pipe."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(level=logging.WARNING)
+        self._connection = connection
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._connection.send(record.getMessage())
+
+
 def attempt_environment(request: AttemptRequest) -> dict[str, str]:
     """Variables of an attempt's process. They must be set before CUDA starts and before a thread pool does."""
     threads = str(request.slot.threads)
@@ -82,7 +128,7 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
     import torch
 
     from wsol.config import ExperimentConfig
-    from wsol.evaluation import save_detections
+    from wsol.detections import save_detections
     from wsol.training import fit
 
     torch.set_num_threads(request.slot.threads)

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from experiments.errors import SpecError
+from experiments.errors import SpecError, shown
 
 MAX_FILE_BYTES = 1_000_000
 MAX_VALUES = 100_000
@@ -29,6 +29,7 @@ class YamlSource:
     """A parsed file. `lines[path]` is the 1-based line of the key (or list item) at `path`."""
 
     file: Path
+    text: str = field(repr=False)
     value: Any
     lines: dict[KeyPath, int] = field(repr=False)
 
@@ -85,15 +86,18 @@ def read_yaml(file: Path) -> YamlSource:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise SpecError(_yaml_problem(error), file=file, line=mark.line + 1 if mark else None) from None
-    except yaml.YAMLError as error:
-        raise SpecError(f"not readable as YAML: {error}", file=file) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SpecError(
+            f"got the control character {chr(error.character)!r}; expected printable text", file=file, line=line
+        ) from None
     except RecursionError:
         raise SpecError(f"nested too deeply; expected at most {MAX_DEPTH} levels", file=file) from None
     if node is None:
         raise SpecError("the file is empty; expected a sweep spec", file=file)
     builder = _Builder(file=file)
     value = builder.build(node, ())
-    return YamlSource(file=file, value=value, lines=builder.lines)
+    return YamlSource(file=file, text=text, value=value, lines=builder.lines)
 
 
 def _read_text(file: Path) -> str:
@@ -113,6 +117,10 @@ def _read_text(file: Path) -> str:
 def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or error.context or "not readable as YAML"
     hint = "; indent with spaces, YAML allows no tabs" if "\\t" in problem else ""
+    if problem.startswith("but found") and error.context:  # PyYAML splits some sentences in two
+        problem = f"{error.context}, {problem}"
+    elif error.context and error.context_mark and error.context_mark.line != getattr(error.problem_mark, "line", None):
+        hint += f" ({error.context} that starts in line {error.context_mark.line + 1})"
     return f"not readable as YAML: {problem}{hint}"
 
 
@@ -134,20 +142,26 @@ class _Builder:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
+            self._check_tag(node, "seq")
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
         assert isinstance(node, yaml.ScalarNode)
+        self._check_text(node)
         return self._scalar(node)
 
     def error(self, node: yaml.Node, message: str) -> SpecError:
         return SpecError(message, file=self.file, line=node.start_mark.line + 1)
 
-    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        if node.tag != "tag:yaml.org,2002:map":
+    def _check_tag(self, node: yaml.Node, plain: str) -> None:
+        if node.tag != f"tag:yaml.org,2002:{plain}":
             raise self.error(node, f"got tag {node.tag}; expected plain YAML without tags")
+
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        self._check_tag(node, "map")
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.error(key_node, "got a key that is not text")
+            self._check_text(key_node)
             key = str(key_node.value)
             if key == "<<":
                 raise self.error(key_node, "got the merge key <<; write the keys out")
@@ -158,6 +172,12 @@ class _Builder:
             values[key] = self.build(value_node, (*path, key))
         return values
 
+    def _check_text(self, node: yaml.ScalarNode) -> None:
+        try:
+            node.value.encode()
+        except UnicodeEncodeError:  # an escape such as "\ud800", which no file and no terminal takes
+            raise self.error(node, f"got {shown(node.value)}; expected text without surrogates") from None
+
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         if node.tag not in _SCALARS:
             raise self.error(node, f"got tag {node.tag}; expected plain YAML without tags")
@@ -165,7 +185,7 @@ class _Builder:
             value = _SCALARS[node.tag](node.value)
         except ValueError:
             raise self.error(
-                node, f"got {node.value!r}; expected a value of type {node.tag.rpartition(':')[2]}"
+                node, f"got {shown(node.value)}; expected a value of type {node.tag.rpartition(':')[2]}"
             ) from None
         if isinstance(value, float) and not math.isfinite(value):
             raise self.error(node, f"got {node.value}; expected a finite number")

@@ -47,5 +47,7 @@ def check_backbone_name(name: str) -> str:
 
 def _nearest(name: str) -> str:
     candidates = [*BUILT_IN_BACKBONES, *(TIMM_PREFIX + model for model in timm_model_names())]
-    near = difflib.get_close_matches(name, candidates, n=1) or difflib.get_close_matches(TIMM_PREFIX + name, candidates, n=1)
+    near = difflib.get_close_matches(name, candidates, n=1) or difflib.get_close_matches(
+        TIMM_PREFIX + name, candidates, n=1
+    )
     return f"; did you mean {near[0]}?" if near else ""

@@ -148,11 +148,10 @@ def _overlap(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[np.float64
     """IoU along the last axis of two arrays that broadcast to `(..., 4)`."""
     ax1, ay1, ax2, ay2 = np.moveaxis(a.astype(np.float64), -1, 0)
     bx1, by1, bx2, by2 = np.moveaxis(b.astype(np.float64), -1, 0)
-    with np.errstate(invalid="ignore"):  # inf - inf and 0 * inf; the result is 0, below
+    with np.errstate(invalid="ignore"):  # of infinite boxes: inf - inf and 0 * inf give NaN, which is not > 0 below
         intersection = _area(np.maximum(ax1, bx1), np.maximum(ay1, by1), np.minimum(ax2, bx2), np.minimum(ay2, by2))
         union = _area(ax1, ay1, ax2, ay2) + _area(bx1, by1, bx2, by2) - intersection
-    defined = (union > 0) & np.isfinite(union)
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=defined)
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
 def _area(

@@ -206,6 +206,17 @@ class ExperimentConfig(_Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    def identity(self) -> dict[str, Any]:
+        """The whole config as JSON values, less `RESULT_NEUTRAL_KEYS`. Configs of equal identity give equal results."""
+        values = self.model_dump(mode="json")
+        for key in RESULT_NEUTRAL_KEYS:
+            *sections, leaf = key.split(".")
+            section = values
+            for name in sections:
+                section = section[name]
+            del section[leaf]
+        return values
+
     @model_validator(mode="after")
     def _check_pretrained_fc(self) -> Self:
         native = {"alexnet": 6, "vgg16": 7}.get(self.model.backbone)

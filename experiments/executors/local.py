@@ -33,7 +33,7 @@ class LocalExecutor:
 
     def __init__(self, *, slots: Sequence[Slot]) -> None:
         self.slots = slots
-        self._context = _warm_context()
+        self._context = warm_context()
         self._running: dict[int, _Running] = {}
 
     def warm_up(self) -> None:
@@ -69,12 +69,12 @@ class LocalExecutor:
     def kill(self, number: int) -> None:
         """Ends a trial's attempt now."""
         if number in self._running:
-            _kill_session(self._running[number].process)
+            end_session(self._running[number].process)
 
     def close(self) -> None:
         """Kills what still runs and frees everything."""
         for running in self._running.values():
-            _kill_session(running.process)
+            end_session(running.process)
             running.process.join()
             running.connection.close()
         self._running.clear()
@@ -85,7 +85,7 @@ class LocalExecutor:
         events = self._messages(number, running)
         if ended:
             running.process.join()
-            _kill_session(running.process)  # data-loader workers of an attempt that was killed
+            end_session(running.process)  # data-loader workers of an attempt that was killed
             running.connection.close()
             del self._running[number]
             events.append(AttemptEnded(number=number, exit_code=running.process.exitcode or 0, error=running.error))
@@ -106,7 +106,7 @@ class LocalExecutor:
         return events
 
 
-def _warm_context() -> BaseContext:
+def warm_context() -> BaseContext:
     """A fork server with torch imported where the system has one, else fresh interpreters."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -115,8 +115,8 @@ def _warm_context() -> BaseContext:
     return context
 
 
-def _kill_session(process: BaseProcess) -> None:
-    """Kills an attempt and its descendants: an attempt leads a session (and process group) of its own."""
+def end_session(process: BaseProcess) -> None:
+    """Kills a process that leads a session of its own, and its descendants there."""
     if process.pid is None:
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -100,12 +100,12 @@ def _leaderboard_row(entry: Entry, swept_keys: Sequence[str], metrics: Sequence[
         result.stop_reason if result else "",
         result.attempts if result else "",
         entry.plan.config.seed,
-        *(csv_value(entry.plan.swept.get(key)) for key in swept_keys),
+        *(csv_value(entry.plan.value(key)) for key in swept_keys),
         *(entry.metric(f"{metric}/mean") for metric in metrics),
         result.duration_s if result else "",
     ]
 
 
 def csv_value(value: Any) -> Any:
-    """Lists and mappings as JSON, so that a cell can be read back; None (not swept in this block) as empty."""
+    """Lists and mappings as JSON, so that a cell can be read back; None as empty."""
     return json.dumps(value) if isinstance(value, (list, tuple, Mapping)) else value

@@ -47,7 +47,7 @@ def leaderboard_table(spec: SweepSpec, order: Sequence[Entry]) -> Table:
     for entry in order[:MAX_ROWS]:
         assert entry.trial is not None
         assert entry.result is not None
-        swept = [value_text(entry.plan.swept[key]) if key in entry.plan.swept else "-" for key in spec.swept_keys]
+        swept = [value_text(entry.plan.value(key)) for key in spec.swept_keys]
         seed = [str(entry.plan.config.seed)] if several_seeds else []
         if entry.state is TrialState.COMPLETE:
             figures = [_figure(entry.metric(f"{metric}/mean")) for metric in metrics]

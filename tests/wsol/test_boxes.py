@@ -139,9 +139,7 @@ class TestClip:
     def test_each_side(self) -> None:
         boxes = np.array([[-5, -6, 700, 800], [10, 20, 30, 40], [600, 10, 700, 20], [10, -9, 20, -3]], np.float32)
         clipped = clip(boxes, width=500, height=375)
-        np.testing.assert_array_equal(
-            clipped, [[0, 0, 500, 375], [10, 20, 30, 40], [500, 10, 500, 20], [10, 0, 20, 0]]
-        )
+        np.testing.assert_array_equal(clipped, [[0, 0, 500, 375], [10, 20, 30, 40], [500, 10, 500, 20], [10, 0, 20, 0]])
         assert clipped.dtype == np.float32
         assert boxes[0, 0] == -5
 
@@ -169,7 +167,10 @@ class TestOneImage:
             ({"boxes": np.zeros((2, 5), np.float32)}, r"got shape \(2, 5\) for GroundTruth.boxes; expected \(2, 4\)"),
             ({"boxes": np.zeros(4, np.float32)}, r"got shape \(4,\) for GroundTruth.boxes; expected \(4, 4\)"),
             ({"labels": np.zeros(3, np.int64)}, r"got shape \(3,\) for GroundTruth.labels; expected \(2,\)"),
-            ({"difficult": np.zeros((2, 1), np.bool_)}, r"got shape \(2, 1\) for GroundTruth.difficult; expected \(2,\)"),
+            (
+                {"difficult": np.zeros((2, 1), np.bool_)},
+                r"got shape \(2, 1\) for GroundTruth.difficult; expected \(2,\)",
+            ),
             ({"boxes": np.zeros((2, 4), np.int64)}, "got dtype int64 for GroundTruth.boxes; expected a floating-point"),
             ({"labels": np.zeros(2)}, "got dtype float64 for GroundTruth.labels; expected a signed integer"),
             # ~ of an int array is no mask, and indexing with it is no selection.

@@ -41,10 +41,14 @@ DEFAULTS: Mapping[str, int] = {"seed": 0, "train": 400, "val": 200, "test": 200,
 _MANIFEST = "digits.json"
 _SHARE_OF_DIGITS = {"train": 0.5, "val": 0.25, "test": 0.25}
 _MAX_OBJECTS = 3
-_DIGIT_SIDE = (0.25, 0.5)
+_DIGIT_SIDE = (0.3, 0.55)
 """Side of a pasted digit's square, as a fraction of the image's side."""
 _ZOOM = (1.0, 2.5)
 """Side of the photograph's crop over that of the image: fine texture gives selective search something to do."""
+_DIM = 0.5
+"""Brightness of the photographs, so that ink is always the brighter one: shapes are learned from few images."""
+_INK_SATURATION = (0.2, 0.7)
+_INK_VALUE = (0.8, 1.0)
 _GAP_PX = 2
 _CONTRAST = 140.0
 """RGB distance (0 to 442) of a digit's colour to nine tenths of the pixels behind it."""
@@ -104,7 +108,7 @@ def generate(folder: Path, *, seed: int, train: int, val: int, test: int, image_
 
     An image has 1 to 3 objects that do not overlap; the first object's class is the image's number modulo 10, so a
     split of ten images has every class. Ids are `<split>_<number>`. An image depends on the seed, `image_px`, its
-    split and its number alone. Equal arguments give equal bytes (with equal versions of Pillow).
+    split and its number alone. Equal arguments give equal bytes (with equal versions of Pillow and numpy).
 
     Args:
         folder: must not exist, or be empty; its parents are made.
@@ -134,7 +138,8 @@ def generate(folder: Path, *, seed: int, train: int, val: int, test: int, image_
 
 
 def _folder_name() -> str:
-    recipe = [GENERATOR_VERSION, *sorted(DEFAULTS.items()), _ZOOM, _DIGIT_SIDE, _CONTRAST, _MAX_OBJECTS, _JPEG_QUALITY]
+    ink = [_DIGIT_SIDE, _INK_SATURATION, _INK_VALUE, _CONTRAST, _GAP_PX, _MAX_OBJECTS]
+    recipe = [GENERATOR_VERSION, *sorted(DEFAULTS.items()), _SHARE_OF_DIGITS, _ZOOM, _DIM, ink, _JPEG_QUALITY]
     return f"digits-{hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]}"
 
 
@@ -202,7 +207,8 @@ def _write_dataset(root: Path, *, seed: int, counts: Mapping[str, int], image_px
 
 @lru_cache(maxsize=1)
 def _load_sources() -> _Sources:
-    from sklearn.datasets import load_digits, load_sample_images  # takes a second, and most callers find the folder
+    # It takes a second, and most callers find the folder.
+    from sklearn.datasets import load_digits, load_sample_images
 
     digits = load_digits()
     return _Sources(
@@ -255,7 +261,7 @@ def _draw_background(photographs: tuple[UInt8Array, ...], image_px: int, rng: np
     side = min(round(image_px * rng.uniform(*_ZOOM)), height, width)
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
     crop = Image.fromarray(photograph[top : top + side, left : left + side])
-    return np.asarray(crop.resize((image_px, image_px), Image.Resampling.LANCZOS), dtype=np.float32)
+    return _DIM * np.asarray(crop.resize((image_px, image_px), Image.Resampling.LANCZOS), dtype=np.float32)
 
 
 def _draw_ink(digit: FloatArray, side: int) -> FloatArray:
@@ -299,7 +305,7 @@ def _contrasting_colour(pixels: FloatArray, rng: np.random.Generator, attempts: 
     """A random RGB colour (3,) in [0, 255], the first that has the contrast, else the one with the most."""
     best, best_contrast = np.zeros(3, dtype=np.float32), -1.0
     for _ in range(attempts):
-        hue, saturation, value = rng.random(), rng.uniform(0.3, 1.0), rng.uniform(0.1, 1.0)
+        hue, saturation, value = rng.random(), rng.uniform(*_INK_SATURATION), rng.uniform(*_INK_VALUE)
         colour = np.array(colorsys.hsv_to_rgb(hue, saturation, value), dtype=np.float32) * 255
         contrast = float(np.percentile(np.linalg.norm(pixels - colour, axis=1), 10))
         if contrast > best_contrast:

@@ -131,8 +131,6 @@ def _check_size(image: Image.Image, *, path: Path) -> None:
     Turning the warning into an error instead would change the filters of the whole process, for all threads.
     """
     width, height = image.size
-    if width < 1 or height < 1:
-        raise DataError(f"got an image of {width} x {height} pixels in {path}; expected at least 1 x 1")
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise DataError(

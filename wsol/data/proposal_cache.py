@@ -18,7 +18,10 @@ import numpy.typing as npt
 from wsol.data.images import DataError, ImageRecord
 from wsol.data.proposals import BoxArray, Proposals, ProposalSource
 
-_DAMAGED = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, struct.error)
+_DAMAGED = (
+    *(ValueError, TypeError, EOFError, KeyError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError, struct.error),
+)
 """What numpy raises on a file that is no whole .npz. The archive's checksums find changed bytes."""
 
 _log = logging.getLogger("wsol.data")
@@ -78,13 +81,13 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise DataError(f"{path}: got {str(error.strerror).lower()!r}; expected an image file") from error
+        raise DataError(f"got {error.strerror!r} for {path}; expected an image file") from error
 
 
 def _read(path: Path, record: ImageRecord) -> Proposals | None:
     """None where there is no file, or (with a warning) a damaged one."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             boxes = archive["boxes"]
             if boxes.dtype not in (np.uint16, np.float32):
                 raise ValueError(f"boxes of {boxes.dtype}")

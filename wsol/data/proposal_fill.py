@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from typing import cast
 
 from wsol.data.images import DataError, ImageRecord
 from wsol.data.proposal_cache import ProposalCache
+from wsol.seeding import generator
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,10 @@ def fill(
         else:
             missing.append(record)
     computed = 0
-    for done, outcome in enumerate(_compute(cache, missing, workers), start=found + 1):
-        computed += outcome
-        _report(on_progress, done, len(records))
+    with closing(_compute(cache, _shuffled(missing), workers)) as outcomes:
+        for done, outcome in enumerate(outcomes, start=found + 1):
+            computed += outcome
+            _report(on_progress, done, len(records))
     return FillReport(computed=computed, found=len(records) - computed)
 
 
@@ -70,7 +74,12 @@ def _report(on_progress: Callable[[int, int], None] | None, done: int, total: in
         on_progress(done, total)
 
 
-def _compute(cache: ProposalCache, missing: Sequence[ImageRecord], workers: int) -> Iterator[bool]:
+def _shuffled(records: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """Each process goes its own way, so that two that fill one directory share the work. The result is the same."""
+    return [records[index] for index in generator(os.getpid(), "fill order").permutation(len(records))]
+
+
+def _compute(cache: ProposalCache, missing: Sequence[ImageRecord], workers: int) -> Generator[bool]:
     """For each image, in the order of completion, whether it was computed here."""
     if workers == 0 or not missing:
         yield from (_ensure(cache, record) for record in missing)
@@ -130,12 +139,12 @@ def _distribute(processes: dict[Connection, SpawnProcess], records: Iterator[Ima
     busy: dict[Connection, ImageRecord] = {}
     idle: Iterable[Connection] = list(processes)
     while True:
-        for connection, record in zip(idle, records, strict=False):
+        for connection, record in zip(idle, records, strict=False):  # in this order no record is taken and lost
             busy[connection] = record
             _send(connection, record)
         if not busy:
             return
-        idle = [connection for connection in wait(list(busy)) if isinstance(connection, Connection)]
+        idle = cast(list[Connection], wait(list(busy)))
         for connection in idle:
             record = busy.pop(connection)
             yield _receive(connection, processes[connection], record)
@@ -154,8 +163,8 @@ def _receive(connection: Connection, process: SpawnProcess, record: ImageRecord)
     except (EOFError, ConnectionResetError) as error:
         process.join()
         raise DataError(
-            f"{record.path}: the process that computed its proposals ended with exit status {process.exitcode}"
-            " (-9: killed, often for lack of memory); expected a smaller image or proposals.resize_px"
+            f"got exit status {process.exitcode} from the process that computed the proposals of {record.path}"
+            " (-9: killed, often for lack of memory); expected boxes: a smaller proposals.resize_px may help"
         ) from error
     if isinstance(outcome, Exception):
         raise outcome
@@ -175,7 +184,8 @@ def _serve(connection: Connection, cache: ProposalCache) -> None:
         except (DataError, OSError) as error:
             outcome = error
         except Exception as error:  # whatever it was, the caller needs the image's name and where it happened
-            outcome = DataError(f"{record.path}: its proposals failed with {type(error).__name__}: {error}")
+            got = f"got {type(error).__name__} ({error}) from the proposals of {record.path}"
+            outcome = DataError(f"{got}; expected boxes")
             outcome.add_note("".join(traceback.format_exception(error)))
         try:
             connection.send(outcome)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from wsol.boxes import clip
 from wsol.data.images import DataError, ImageRecord, image_size, read_image
-from wsol.data.proposals import BoxArray, Proposals
+from wsol.data.proposals import Proposals
 
 MAX_WINDOWS = 1_000_000
 """Most windows of a grid. More is a slip in the parameters, and would not fit a GPU."""
@@ -70,10 +71,7 @@ class SelectiveSearch:
         image = read_image(record)
         height, width = image.shape[:2]
         small = _resize(image, self.resize_px)
-        try:
-            rectangles = _run_selective_search(small, self.quality)
-        except MemoryError as error:
-            raise DataError(f"{record.path}: selective search ran out of memory; expected a smaller resize_px") from error
+        rectangles = _run_selective_search(small, self.quality, path=record.path)
         boxes = rectangles.astype(np.float64)  # (N, 4) x y width height
         boxes[:, 2:] += boxes[:, :2]
         boxes *= np.tile((width / small.shape[1], height / small.shape[0]), 2)
@@ -162,7 +160,7 @@ def _resize(image: npt.NDArray[np.uint8], longer_px: int | None) -> npt.NDArray[
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
 
-def _run_selective_search(image: npt.NDArray[np.uint8], quality: str) -> npt.NDArray[np.int32]:
+def _run_selective_search(image: npt.NDArray[np.uint8], quality: str, *, path: Path) -> npt.NDArray[np.int32]:
     """Rectangles (N, 4), x y width height, of an RGB image; the order differs from call to call."""
     import cv2
 
@@ -175,7 +173,11 @@ def _run_selective_search(image: npt.NDArray[np.uint8], quality: str) -> npt.NDA
             search.switchToSelectiveSearchFast()
         else:
             search.switchToSelectiveSearchQuality()
-        rectangles: npt.NDArray[np.int32] = np.reshape(search.process(), (-1, 4))
+        try:
+            rectangles: npt.NDArray[np.int32] = np.reshape(search.process(), (-1, 4))
+        except (cv2.error, MemoryError) as error:
+            got = f"got {error} from selective search on {path}"
+            raise DataError(f"{got}; expected boxes: a smaller proposals.resize_px may help") from error
     return rectangles
 
 
@@ -201,7 +203,9 @@ def _steps(side: float, stride: float) -> int:
 
 
 @lru_cache(maxsize=8)
-def _relative_windows(scales: tuple[float, ...], aspect_ratios: tuple[float, ...], stride: float) -> BoxArray:
+def _relative_windows(
+    scales: tuple[float, ...], aspect_ratios: tuple[float, ...], stride: float
+) -> npt.NDArray[np.float64]:
     """float64 (N, 4) in [0, 1]; read-only, as it is shared."""
     windows = [(0.0, 0.0, 1.0, 1.0)]
     for scale, aspect_ratio in itertools.product(scales, aspect_ratios):

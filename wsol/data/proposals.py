@@ -78,7 +78,7 @@ def select(
         proposals: of one image.
         count: at most so many, > 0; None keeps all.
         min_size_px: in pixels of the original image, >= 0.
-        rng: made for this image from (seed, "proposals", image id). One draw is taken, whatever `count` is.
+        rng: made for this image from (seed, "proposals", image id). At most one draw, the same for every `count`.
 
     Returns:
         A subset of the rows; `(0, 4)` where nothing is large enough.
@@ -93,10 +93,7 @@ def select(
     sides = boxes[order, 2:] - boxes[order, :2]  # (N, 2)
     order = order[sides.min(axis=1, initial=np.inf) >= min_size_px]
     order = order[first_of_equal(boxes[order])]
-    if scores is None:
-        order = order[np.sort(rng.permutation(len(order))[:count])]
-    else:
-        order = order[:count]
+    order = order[np.sort(rng.permutation(len(order))[:count])] if scores is None else order[:count]
     return Proposals(boxes[order], None if scores is None else scores[order])
 
 

@@ -71,8 +71,8 @@ class VocFolder:
         """Raises DataError with the nearest name where there is no such split."""
         if split not in self.lists:
             near = did_you_mean(split.removesuffix(".txt"), self.split_names)
-            there = f"; there are {', '.join(self.split_names)}" if self.split_names else ""
-            raise DataError(f"got no split {split!r} in {self.list_folder}; expected {split}.txt{there}{near}")
+            expected = f"one of {listed(self.split_names)}" if self.split_names else "a file <split>.txt"
+            raise DataError(f"got no split {split!r} in {self.list_folder}; expected {expected}{near}")
         return self.lists[split]
 
     def ids(self, split: str, mends: Mends) -> list[str]:

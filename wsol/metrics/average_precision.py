@@ -57,11 +57,11 @@ def detection_average_precision(
     Raises:
         ValueError: for NaN scores, labels outside [0, C), lengths that differ, or a threshold out of range.
 
-    Source: M. Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010, section 4.2;
-        the devkit's VOCevaldet, as in hbilen/WSDDN:pascal/wsddnVOCevaldet.m.
+    Source: the devkit's VOCevaldet, as in hbilen/WSDDN:pascal/wsddnVOCevaldet.m; M. Everingham et al.,
+        The PASCAL Visual Object Classes Challenge, IJCV 2010.
     """
     if len(ground_truth) != len(detections):
-        raise ValueError(f"got detections of {len(detections)} images; expected {len(ground_truth)}, those of ground_truth")
+        raise ValueError(f"got detections of {len(detections)} images; expected {len(ground_truth)}, one each")
     check_iou_threshold(iou_threshold)
     instances = flatten(ground_truth, num_classes=num_classes)
     labels, scores = _flat_labels_and_scores(detections, num_classes=num_classes)
@@ -96,7 +96,7 @@ def average_precision_11pt(
     Raises:
         ValueError: for flags that are not bool `(R,)`, a rank with both, or more true positives than P.
 
-    Source: Everingham et al., IJCV 2010, section 4.2, equations 1 and 2.
+    Source: M. Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010.
     """
     _check_flags(true_positives, false_positives, num_positives)
     if num_positives == 0:

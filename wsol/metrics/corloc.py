@@ -40,7 +40,7 @@ def corloc(
         ValueError: for another shape of `top_boxes`, labels outside [0, C), or a threshold out of range.
 
     Source: T. Deselaers, B. Alexe, V. Ferrari, Weakly Supervised Localization and Learning with
-        Generic Knowledge, IJCV 2012; difficult objects as in OICR's dis_eval.py.
+        Generic Knowledge, IJCV 2012; difficult objects as in OICR's dis_eval.py (ppengtang/oicr).
     """
     shape = (len(ground_truth), num_classes, 4)
     if top_boxes.shape != shape:

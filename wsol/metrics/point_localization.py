@@ -49,7 +49,7 @@ def point_localization_average_precision(
     Raises:
         ValueError: for NaN scores, other labels, shapes that differ, or a negative tolerance.
 
-    Source: M. Oquab, L. Bottou, I. Laptev, J. Sivic, Is Object Localization for Free?, CVPR 2015, section 5.
+    Source: M. Oquab, L. Bottou, I. Laptev, J. Sivic, Is Object Localization for Free?, CVPR 2015.
     """
     check_image_scores(scores, labels)
     if len(ground_truth) != len(scores) or points.shape != (*scores.shape, 2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import pickle
+import struct
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _SHOWN_KEYS = 4
+_DAMAGED = (
+    OSError, RuntimeError, EOFError, pickle.PickleError, struct.error, LookupError, ValueError, TypeError, AttributeError
+)
+"""What torch.load raises for files that are no checkpoints: the restricted unpickler stumbles in many ways."""
 
 
 class WeightsError(ValueError):
@@ -43,7 +48,7 @@ def _read(path: Path) -> object:
         if path.suffix == ".safetensors":
             return load_file(path, device="cpu")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+    except (*_DAMAGED, SafetensorError) as error:
         raise WeightsError(
             f"got {path} for model.weights, which cannot be read ({_first_line(error)}); "
             "expected a whole file of tensors (code in a checkpoint is refused)"
@@ -78,7 +83,7 @@ def torchvision_imagenet_weights(name: str) -> dict[str, Tensor]:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         return dict(weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, http.client.HTTPException) as error:
+    except (*_DAMAGED, http.client.HTTPException) as error:
         raise WeightsError(
             f"got imagenet for model.weights, but those of {name} cannot be loaded ({_first_line(error)}); expected "
             f"{weights.url} within reach, or that file at {cached}, or anywhere with its path as model.weights"
@@ -114,7 +119,8 @@ def load_strictly(
             misshapen.append(f"{keys[key]}: got {tuple(value.shape)}, expected {tuple(tensor.shape)}")
         else:
             values[key] = value
-    problems = {"missing": missing, "of another shape": misshapen, "unknown": [key for key in state if key not in known]}
+    unknown = [key for key in state if key not in known]
+    problems = {"missing": missing, "of another shape": misshapen, "unknown": unknown}
     if any(problems.values()):
         text = "; ".join(f"{_listed(found)} {kind}" for kind, found in problems.items() if found)
         raise WeightsError(f"got {source} for model.weights with {text}; expected the weights of that architecture")

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from experiments.report.leaderboard import Entry, class_names, csv_value, metric_names, ranked, write_tables
+from experiments.spec import SweepSpec
+from experiments.store import SweepStore, TrialResult
+from experiments.trial import TrialState
+
+METRIC = "ap50_11pt/mean"
+Load = Callable[[str], SweepSpec]
+
+SPEC = """\
+{EXPERIMENT}
+search:
+  - grid: {train.lr: [0.1, 0.2, 0.3, 0.4, 0.5]}
+"""
+
+
+def result(
+    metrics: Mapping[str, float | None], state: TrialState = TrialState.COMPLETE, stop_reason: str = ""
+) -> TrialResult:
+    return TrialResult(
+        signature="", state=state, stop_reason=stop_reason, attempts=2, metrics=metrics, epochs=3, duration_s=12.5
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> SweepStore:
+    return SweepStore(tmp_path / "sweep")
+
+
+def entries(spec: SweepSpec, store: SweepStore, results: list[TrialResult | None]) -> list[Entry]:
+    """The first trials of the spec with these results (None: running); the rest wait."""
+    found = []
+    for number, plan in enumerate(spec.plans):
+        trial = store.create_trial(number, plan.signature, {}) if number < len(results) else None
+        found.append(Entry(plan=plan, trial=trial, result=results[number] if number < len(results) else None))
+    return found
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class TestRanking:
+    @pytest.mark.parametrize(
+        ("direction", "values", "order"),
+        [
+            ("maximize", [0.2, 0.5, 0.1], [1, 0, 2]),
+            ("minimize", [0.2, 0.5, 0.1], [2, 0, 1]),
+            ("maximize", [0.5, 0.2, 0.5, 0.5], [0, 2, 3, 1]),  # equal values keep their order
+            ("minimize", [0.5, 0.2, 0.5, 0.2], [1, 3, 0, 2]),
+            ("maximize", [None, 0.0, None, -1.0], [1, 3, 0, 2]),  # undefined is worse than anything
+            ("minimize", [None, 0.0, None, -1.0], [3, 1, 0, 2]),
+            ("maximize", [], []),
+            ("minimize", [None], [0]),
+        ],
+    )
+    def test_order(
+        self, load: Load, store: SweepStore, direction: str, values: list[float | None], order: list[int]
+    ) -> None:
+        some = entries(load(SPEC), store, [result({METRIC: value}) for value in values])[: len(values)]
+        found = ranked(some, metric=METRIC, direction=direction)
+        assert [entry.trial.number for entry in found if entry.trial] == order
+
+    def test_what_has_no_result_comes_last(self, load: Load, store: SweepStore) -> None:
+        failed = result({}, TrialState.FAIL, "killed")
+        all_of_them = entries(load(SPEC), store, [None, failed, result({METRIC: 0.0})])
+        found = ranked(all_of_them, metric=METRIC, direction="maximize")
+        assert [entry.state for entry in found] == ["COMPLETE", "RUNNING", "FAIL", "WAITING", "WAITING"]
+
+
+def test_the_objective_leads_the_metrics(load: Load) -> None:
+    others = ["ap50_11pt", "ap50_area", "corloc50", "point_ap"]
+    assert metric_names(load("{EXPERIMENT}\nobjective: {metric: cls_ap/digit_3}\n")) == ["cls_ap", *others]
+    both = load("{EXPERIMENT}\nsearch:\n  - grid: {task: [localizer, wsddn]}\n")
+    assert metric_names(both) == ["cls_ap", "point_ap", "ap50_11pt", "ap50_area", "corloc50"]
+
+
+def test_classes_in_the_order_of_the_results(load: Load, store: SweepStore) -> None:
+    first = result({"cls_ap/b": 0.1, "cls_ap/a/c": 0.2, "cls_ap/mean": 0.15})
+    second = result({"cls_ap/a": 0.1, "cls_ap/b": 0.2, "cls_ap/mean": 0.15})
+    assert class_names(entries(load(SPEC), store, [None, first, second])) == ["b", "a/c", "a"]
+    assert class_names([]) == []
+
+
+class TestTables:
+    def test_a_row_a_trial(self, load: Load, store: SweepStore) -> None:
+        spec = load(SPEC)
+        figures = {METRIC: 0.1 + 0.2, "corloc50/mean": None, "cls_ap/mean": 1.0}
+        failed = result({}, TrialState.FAIL, "killed")
+        write_tables(store, spec, entries(spec, store, [None, failed, result(figures)]))
+        rows = read(store.leaderboard)
+        header = ["trial", "signature", "state", "stop_reason", "attempts", "seed", "train.lr"]
+        metrics = ["ap50_11pt", "ap50_area", "corloc50", "cls_ap", "point_ap"]
+        assert list(rows[0]) == [*header, *(f"{metric}/mean" for metric in metrics), "duration_s"]
+        assert list(rows[0].values()) == [
+            "2",
+            spec.plans[2].signature[:8],
+            "COMPLETE",
+            "",
+            "2",
+            "0",
+            "0.3",
+            "0.30000000000000004",
+            "",
+            "",
+            "1.0",
+            "",
+            "12.5",
+        ]
+        assert [(row["trial"], row["state"], row["stop_reason"]) for row in rows[1:]] == [
+            ("0", "RUNNING", ""),
+            ("1", "FAIL", "killed"),
+        ]
+
+    def test_minimize(self, load: Load, store: SweepStore) -> None:
+        spec = load(SPEC + f"objective: {{metric: {METRIC}, direction: minimize}}\n")
+        write_tables(store, spec, entries(spec, store, [result({METRIC: 0.5}), result({METRIC: 0.25})]))
+        assert [row["trial"] for row in read(store.leaderboard)] == ["1", "0"]
+
+    def test_what_a_block_does_not_sweep_is_shown_too(self, load: Load, store: SweepStore) -> None:
+        spec = load(
+            "{EXPERIMENT}\nsearch:\n  - grid: {proposals.count: [10, null]}\n  - grid: {proposals.source: [grid]}\n"
+        )
+        write_tables(store, spec, entries(spec, store, [result({METRIC: 0.5 - n / 10}) for n in range(3)]))
+        found = [(row["proposals.count"], row["proposals.source"]) for row in read(store.leaderboard)]
+        assert found == [("10", "selective_search"), ("", "selective_search"), ("2000", "grid")]
+
+    def test_a_row_a_trial_and_class(self, load: Load, store: SweepStore) -> None:
+        spec = load(SPEC)
+        failed = result({"ap50_11pt/cat": 0.9}, TrialState.FAIL, "killed")
+        cat_and_dog = {"ap50_11pt/cat": 0.5, "cls_ap/cat": 0.25, "ap50_11pt/dog": None, METRIC: 0.5}
+        write_tables(store, spec, entries(spec, store, [failed, result(cat_and_dog), None]))
+        rows = read(store.per_class)
+        metrics = ["ap50_11pt", "ap50_area", "corloc50", "cls_ap", "point_ap"]
+        assert list(rows[0]) == ["trial", "signature", "class", *metrics]
+        assert [list(row.values())[2:] for row in rows] == [
+            ["cat", "0.5", "", "", "0.25", ""],
+            ["dog", "", "", "", "", ""],
+        ]
+
+    def test_hostile_class_names_come_back(self, load: Load, store: SweepStore) -> None:
+        names = ['say "cat"', "a,b", "two\nlines", "[red]dog[/red]", " blank ", "naïve", "a/b", "=1+1", "'", "\\"]
+        spec = load(SPEC)
+        write_tables(store, spec, entries(spec, store, [result({f"cls_ap/{name}": 0.5 for name in names})]))
+        assert [row["class"] for row in read(store.per_class)] == names
+
+    def test_nothing_has_run(self, load: Load, store: SweepStore) -> None:
+        write_tables(store, load(SPEC), entries(load(SPEC), store, []))
+        assert read(store.leaderboard) == []
+        assert read(store.per_class) == []
+        assert store.leaderboard.read_text().startswith("trial,signature,state,")
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"), [([1, 2], "[1, 2]"), ((0.5,), "[0.5]"), ({"a": 1}, '{"a": 1}'), (None, None), ("x", "x"), (1, 1)]
+)
+def test_cells_can_be_read_back(value: object, cell: object) -> None:
+    assert csv_value(value) == cell
+    if isinstance(cell, str) and cell != "x":
+        assert json.loads(cell) == (list(value) if isinstance(value, tuple) else value)

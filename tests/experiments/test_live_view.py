@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+
+import pytest
+from rich.console import Console
+
+from experiments.live_view import LiveView
+from experiments.placement import Slot
+from experiments.spec import SweepSpec
+from experiments.trial import TrialPlan
+from experiments.view import Best, Counts
+
+METRIC = "ap50_11pt/mean"
+SLOTS = [Slot(index=0, visible_devices="", threads=1), Slot(index=1, visible_devices="", threads=1)]
+
+
+@pytest.fixture
+def plan(load: Callable[[str], SweepSpec]) -> TrialPlan:
+    return load("{EXPERIMENT}\n  train: {epochs: 8}\nsearch:\n  - grid: {train.lr: [0.5]}\n").plans[0]
+
+
+class Terminal:
+    """A terminal of 100 columns. `live` is what its moving part shows, `lasting` what was printed above."""
+
+    def __init__(self) -> None:
+        self.stream = io.StringIO()
+        self.console = Console(file=self.stream, force_terminal=True, width=100, height=40, color_system=None)
+        self.view = LiveView(console=self.console, objective=METRIC, slots=SLOTS)
+
+    def live(self) -> list[str]:
+        still = Console(file=io.StringIO(), width=100, color_system=None)
+        with still.capture() as shown:
+            still.print(self.view._render())
+        return [line.rstrip() for line in shown.get().splitlines()]
+
+    def lasting(self) -> str:
+        return self.stream.getvalue()
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    terminal = Terminal()
+    yield terminal
+    terminal.view.stop()
+
+
+def test_a_line_a_slot(terminal: Terminal, plan: TrialPlan) -> None:
+    view = terminal.view
+    assert terminal.live()[1:] == ["cpu 0 idle", "cpu 1 idle"]
+    view.launched(7, plan, SLOTS[1], 1)
+    assert terminal.live()[1:] == ["cpu 0 idle", "cpu 1 trial 7: starting, 0 s (lr=0.5 seed=0)"]
+    view.epoch(7, plan, {"epoch": 3, "loss": 1.5, "metrics": {METRIC: 0.25}})
+    assert terminal.live()[2] == "cpu 1 trial 7: epoch 3/8, loss 1.5000, ap50_11pt/mean 0.2500, 0 s (lr=0.5 seed=0)"
+    view.ended(7, plan, "complete: it went well", failed=False)
+    assert terminal.live()[1:] == ["cpu 0 idle", "cpu 1 idle"]
+    assert "trial 7 complete: it went well (lr=0.5 seed=0)" in terminal.lasting()
+
+
+def test_another_attempt_says_so(terminal: Terminal, plan: TrialPlan) -> None:
+    terminal.view.launched(7, plan, SLOTS[0], 2)
+    assert "trial 7: continuing, attempt 2, 0 s" in terminal.live()[1]
+
+
+def test_slots_are_independent(terminal: Terminal, plan: TrialPlan) -> None:
+    terminal.view.launched(0, plan, SLOTS[0], 1)
+    terminal.view.launched(1, plan, SLOTS[1], 1)
+    terminal.view.ended(0, plan, "complete", failed=False)
+    terminal.view.launched(2, plan, SLOTS[0], 1)
+    assert [line.split(":")[0] for line in terminal.live()[1:]] == ["cpu 0 trial 2", "cpu 1 trial 1"]
+
+
+def test_the_bar_and_the_best(terminal: Terminal, plan: TrialPlan) -> None:
+    terminal.view.start(name="quick", counts=Counts(total=6, finished=1, failed=0, running=0), reused=1)
+    assert "sweep quick: 6 trials, 1 finished before, 5 to run" in terminal.lasting()
+    terminal.view.progress(
+        Counts(total=6, finished=4, failed=1, running=1), Best(number=2, value=0.51239, plan=plan)
+    )
+    live = terminal.live()
+    assert live[0].startswith("trials, 1 failed ")
+    assert "4/6" in live[0]
+    assert live[-1] == "best  ap50_11pt/mean 0.5124, trial 2: lr=0.5 seed=0"
+
+
+def test_preparation(terminal: Terminal) -> None:
+    terminal.view.prepared(30, 400, "proposals")
+    assert terminal.live()[0].startswith("proposals ")
+    assert "30/400" in terminal.live()[0]
+
+
+def test_nothing_is_markup(terminal: Terminal, plan: TrialPlan) -> None:
+    terminal.view.message("[red]a message[/red] [/]")
+    terminal.view.ended(1, plan, "failed: KeyError: '[bold]'", failed=True)
+    assert "[red]a message[/red] [/]" in terminal.lasting()
+    assert "failed: KeyError: '[bold]'" in terminal.lasting()
+
+
+def test_a_long_line_stays_one_line(terminal: Terminal, plan: TrialPlan) -> None:
+    terminal.view.launched(0, plan, SLOTS[0], 1)
+    terminal.view.epoch(0, plan, {"epoch": 1, "loss": 1e100, "metrics": {}})
+    assert len(terminal.live()) == 3
+
+
+def test_the_terminal_is_given_back(terminal: Terminal) -> None:
+    hide_cursor, show_cursor = "\x1b[?25l", "\x1b[?25h"
+    assert hide_cursor in terminal.lasting()
+    assert show_cursor not in terminal.lasting()
+    terminal.view.stop()
+    assert show_cursor in terminal.lasting()

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from experiments.report.leaderboard import Entry
+from experiments.report.terminal import leaderboard_table, per_class_table, print_report
+from experiments.spec import SweepSpec
+from experiments.store import SweepStore, TrialResult
+from experiments.trial import TrialState
+
+Load = Callable[[str], SweepSpec]
+Results = list[TrialResult | None]
+
+GRID = "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [%s]}\n"
+
+
+def result(metrics: Mapping[str, float | None], state: TrialState = TrialState.COMPLETE, reason: str = "") -> TrialResult:
+    return TrialResult(
+        signature="", state=state, stop_reason=reason, attempts=1, metrics=metrics, epochs=3, duration_s=12.4
+    )
+
+
+def values(*pairs: float | None) -> Results:
+    return [result({"ap50_11pt/mean": value}) for value in pairs]
+
+
+@pytest.fixture
+def entries(tmp_path: Path) -> Callable[[SweepSpec, Results], list[Entry]]:
+    store = SweepStore(tmp_path / "results")
+
+    def make(spec: SweepSpec, results: Results) -> list[Entry]:
+        padded = [*results, *[None] * (len(spec.plans) - len(results))]
+        return [
+            Entry(plan=plan, trial=store.create_trial(number, plan.signature, {}), result=found)
+            for number, (plan, found) in enumerate(zip(spec.plans, padded, strict=True))
+        ]
+
+    return make
+
+
+def printed(*what: object, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as shown:
+        console.print(*what)
+    return shown.get()
+
+
+def report(spec: SweepSpec, entries: list[Entry], *, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as shown:
+        print_report(console, spec, entries)
+    return shown.get()
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of the body of a printed table."""
+    return [[cell.strip() for cell in line.strip("│\n ").split("│")] for line in text.splitlines() if line.startswith("│")]
+
+
+class TestLeaderboard:
+    def test_best_first(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load("name: quick\n" + GRID % "0.1, 0.02, 0.003, 4.0e-9")
+        text = report(spec, entries(spec, values(0.25, 0.5, None)))
+        assert text.splitlines()[0].rstrip() == "quick: leaderboard (on split val)"
+        table = text.partition("quick: ap50_11pt per class")[0]
+        assert cells(table) == [
+            ["1", "0.02", "0.5000", "-", "-", "-", "12 s"],
+            ["0", "0.1", "0.2500", "-", "-", "-", "12 s"],
+            ["2", "0.003", "-", "-", "-", "-", "12 s"],
+        ]
+
+    def test_headings(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load("{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1], train.batch_size: [2], evaluate.batch_size: [2]}\n")
+        heading = printed(leaderboard_table(spec, entries(spec, values(0.5))), width=200).splitlines()[2]
+        assert heading.split("┃")[1:5] == [" trial ", "  lr ", " train.batch_size ", " evaluate.batch_size "]
+
+    def test_seeds_have_a_column_where_there_are_several(
+        self, load: Load, entries: Callable[..., list[Entry]]
+    ) -> None:
+        one, several = load(GRID % 0.1), load(GRID % 0.1 + "seeds: 2\n")
+        assert "seed" not in report(one, entries(one, values(0.5)))
+        assert "seed" in report(several, entries(several, values(0.5, 0.25)))
+
+    def test_a_failed_trial_says_why(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load(GRID % "0.1, 0.2")
+        text = report(spec, entries(spec, [result({}, TrialState.FAIL, "non_finite_loss"), *values(0.5)]))
+        assert cells(text)[1] == ["0", "0.1", "FAIL: non_finite_loss", "", "", "", "12 s"]
+
+    def test_all_failed(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load(GRID % 0.1)
+        text = report(spec, entries(spec, [result({}, TrialState.FAIL, "killed")]))
+        assert "FAIL: killed" in text
+        assert "per class" not in text
+
+    def test_a_long_list_is_cut(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load(GRID % ", ".join(str(n) for n in range(1, 24)))
+        text = report(spec, entries(spec, values(*(n / 100 for n in range(23)))))
+        assert "3 more in leaderboard.csv" in text
+        table = text.partition(": ap50_11pt per class")[0]
+        assert len(cells(table)) == 20
+        spec = load(GRID % ", ".join(str(n) for n in range(1, 21)))
+        assert "more in leaderboard.csv" not in report(spec, entries(spec, values(*[0.5] * 20)))
+
+    def test_nothing_finished(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load(GRID % 0.1)
+        assert report(spec, entries(spec, [None])) == "No trial has finished yet.\n"
+
+    def test_fits_80_columns(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load("{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.001], proposals.count: [2000]}\nseeds: 2\n")
+        metrics = dict.fromkeys(["ap50_11pt/mean", "ap50_area/mean", "corloc50/mean", "cls_ap/mean"], 0.1234)
+        text = report(spec, entries(spec, [result(metrics)] * 2), width=80)
+        assert max(map(len, text.splitlines())) <= 80
+        assert cells(text)[0] == ["0", "0.001", "2000", "0", "0.1234", "0.1234", "0.1234", "0.1234", "12 s"]
+
+
+class TestPerClass:
+    def test_a_row_a_class_and_a_column_a_trial(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load(GRID % "0.1, 0.2")
+        first = {"ap50_11pt/cat": 0.5, "ap50_11pt/dog": None, "ap50_11pt/mean": 0.5, "cls_ap/cat": 0.9}
+        second = {"ap50_11pt/cat": 0.25, "ap50_11pt/dog": 0.75, "ap50_11pt/mean": 0.5}
+        text = printed(per_class_table(spec, entries(spec, [result(first), result(second)])))
+        assert cells(text) == [
+            ["cat", "0.5000", "0.2500"],
+            ["dog", "-", "0.7500"],
+            ["mean", "0.5000", "0.5000"],
+        ]
+
+    def test_the_best_of_a_class_is_bold(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load(GRID % "0.1, 0.2")
+        first = {"ap50_11pt/cat": 0.5, "ap50_11pt/mean": 0.25}
+        second = {"ap50_11pt/cat": 0.25, "ap50_11pt/mean": 0.25}
+        console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="standard")
+        with console.capture() as shown:
+            console.print(per_class_table(spec, entries(spec, [result(first), result(second)])))
+        cat, mean = [line for line in shown.get().splitlines() if "cat" in line or "mean" in line]
+        assert "\x1b[1m 0.5000" in cat
+        assert cat.count("\x1b[1m") == 1
+        assert mean.count("\x1b[1m 0.2500") == 2  # a tie
+
+    def test_hostile_names_are_text(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        names = ["[red]dog[/red]", "[/]", "[bold", 'say "cat"', "a,b", ":smile:"]
+        spec = load(GRID % 0.1)
+        text = report(spec, entries(spec, [result({f"ap50_11pt/{name}": 0.5 for name in names})]))
+        assert [row[0] for row in cells(text)][1:] == [*names, "mean"]
+
+    def test_many_trials(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load(GRID % ", ".join(str(n) for n in range(1, 9)))
+        text = report(spec, entries(spec, values(*(n / 10 for n in range(8)))))
+        table = text.partition(": ap50_11pt per class")[2]
+        assert [word for word in table.split() if word.isdigit()][:6] == ["7", "6", "5", "4", "3", "2"]
+        assert "the best 6 of 8 trials; all in per_class_ap.csv" in table
+
+    def test_the_split_is_named(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load("name: x\n{EXPERIMENT}\nsearch:\n  - grid: {data.eval: [val, test]}\n")
+        text = report(spec, entries(spec, values(0.5, 0.5)))
+        assert "x: ap50_11pt per class (on split val + test)" in " ".join(text.split())

@@ -1,0 +1,410 @@
+"""Training: it learns, it sees no boxes, and it goes on after any stop as if there had been none."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wsol import checkpoint, training
+from wsol.checkpoint import CheckpointError
+from wsol.config import ExperimentConfig
+from wsol.data import digits
+from wsol.data.batch import ImageBatch
+from wsol.data.voc import read_image_level_split
+from wsol.detections import measure
+from wsol.models.detector import ImagePrediction
+from wsol.training import EpochRecord, FitResult, Interrupted, NonFiniteLossError, fit
+
+CLASSES = ("digit_0", "digit_1", "digit_2")
+TASKS = ["wsddn", "localizer"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 training and 6 evaluation images of 64 px."""
+    folder = tmp_path_factory.mktemp("digits") / "data"
+    digits.generate(folder, seed=0, train=12, val=6, test=0, image_px=64)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _config(root: Path, task: str = "wsddn", **changes: Any) -> ExperimentConfig:
+    """A small trial with everything random in it: order, flip, scales, a subset of the proposals, dropout.
+
+    `changes` are dotted keys with `__` for the dot.
+    """
+    values: dict[str, Any] = {
+        "task": task,
+        "data": {"root": str(root), "classes": CLASSES},
+        "proposals": {"source": "grid", "count": 12, "min_size_px": 10},
+        "model": {"backbone": "tiny", "weights": "none", "roi_size": 3, "fc_dim": 16, "hidden_channels": 8},
+        "train": {"epochs": 4, "lr": 0.01, "lr_milestones": (2,), "batch_size": 5, "scales_px": (48, 56, 64)},
+        "evaluate": {"every": 3, "batch_size": 4},
+    }
+    for key, value in changes.items():
+        *sections, name = key.split("__")
+        target = values
+        for section in sections:
+            target = target[section]
+        target[name] = value
+    return ExperimentConfig.model_validate(values)
+
+
+@dataclass
+class Attempts:
+    """Calls `fit` on one folder and keeps records like a file that outlives each attempt."""
+
+    folder: Path
+    rows: list[EpochRecord] = field(default_factory=list)
+    resumed_at: list[int] = field(default_factory=list)
+
+    def run(
+        self,
+        config: ExperimentConfig,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+        device: str = "cpu",
+    ) -> FitResult:
+        def keep(record: EpochRecord) -> None:
+            self.rows.append(record)
+            on_epoch(record)
+
+        return fit(
+            config,
+            checkpoint_dir=self.folder,
+            device=torch.device(device),
+            on_epoch=keep,
+            should_stop=should_stop,
+            on_resume=self._cut,
+        )
+
+    def state(self) -> dict[str, Any]:
+        state = checkpoint.load_latest(self.folder)
+        assert state is not None
+        return state
+
+    def _cut(self, epochs: int) -> None:
+        self.resumed_at.append(epochs)
+        del self.rows[epochs:]
+
+
+def _after(calls: int) -> Callable[[], bool]:
+    """False so often, then True."""
+    answers = iter([False] * calls)
+    return lambda: next(answers, True)
+
+
+def _bits(value: Any) -> Any:
+    """Something that compares bit by bit (NaN equals NaN)."""
+    if isinstance(value, Tensor):
+        return value.dtype, tuple(value.shape), value.numpy().tobytes()
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.shape, value.tobytes()
+    if dataclasses.is_dataclass(value):
+        return {f.name: _bits(getattr(value, f.name)) for f in dataclasses.fields(value) if f.name != "duration_s"}
+    if isinstance(value, dict):
+        return {key: _bits(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_bits(item) for item in value]
+    return value
+
+
+def _everything(attempts: Attempts, result: FitResult) -> dict[str, Any]:
+    return {"state": _bits(attempts.state()), "rows": _bits(attempts.rows), "result": _bits(result)}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What the trial of each task leaves when nothing stops it."""
+    torch.set_num_threads(1)
+    left = {}
+    for task in TASKS:
+        attempts = Attempts(tmp_path_factory.mktemp(task))
+        left[task] = _everything(attempts, attempts.run(_config(root, task)))
+    return left
+
+
+@pytest.mark.parametrize(("task", "lr", "batch_size", "epochs"), [("wsddn", 3e-3, 2, 22), ("localizer", 5e-3, 3, 30)])
+def test_it_learns_more_than_how_frequent_the_classes_are(
+    root: Path, tmp_path: Path, task: str, lr: float, batch_size: int, epochs: int
+) -> None:
+    config = _config(
+        root,
+        task,
+        proposals__source="selective_search",
+        proposals__count=30,
+        model__fc_dim=64,
+        model__hidden_channels=64,
+        model__dropout=0.0,
+        train__epochs=epochs,
+        train__optimizer="adam",
+        train__lr=lr,
+        train__lr_milestones=(epochs - 4,),
+        train__batch_size=batch_size,
+        train__scales_px=(64,),
+        train__flip=False,
+        evaluate__every=epochs,
+    )
+    attempts = Attempts(tmp_path)
+    attempts.run(config)
+    shown = (read_image_level_split(root, split="train", classes=CLASSES).labels == 1).mean(axis=0)
+    loss_of_frequencies = -(shown * np.log(shown) + (1 - shown) * np.log(1 - shown)).sum()
+    assert attempts.rows[-1].loss < 0.7 * loss_of_frequencies
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("task", TASKS)
+def test_after_stops_it_goes_on_as_if_there_had_been_none(
+    root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]], task: str, workers: int
+) -> None:
+    config = _config(root, task, data__workers=workers)
+    attempts = Attempts(tmp_path)
+    with pytest.raises(Interrupted, match="stopped on request"):
+        attempts.run(config, should_stop=_after(2))  # in the third of three steps of epoch 1
+
+    def crash(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            raise KeyboardInterrupt  # the record is out, the checkpoint is not
+
+    with pytest.raises(KeyboardInterrupt):
+        attempts.run(config, on_epoch=crash)
+    assert [row.epoch for row in attempts.rows] == [1, 2]
+    with pytest.raises(Interrupted, match="stopped on request"):
+        attempts.run(config, should_stop=_after(3 + 3 + 1))  # in the evaluation after epoch 3
+    result = attempts.run(config)
+    assert attempts.resumed_at == [0, 0, 1, 2]
+    assert _everything(attempts, result) == undisturbed[task]
+
+
+def test_another_seed_gives_something_else(
+    root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
+) -> None:
+    attempts = Attempts(tmp_path)
+    attempts.run(_config(root, seed=1))
+    assert _bits(attempts.state())["model"] != undisturbed["wsddn"]["state"]["model"]
+
+
+def test_a_finished_trial_is_only_evaluated(
+    root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
+) -> None:
+    attempts = Attempts(tmp_path)
+    attempts.run(_config(root))
+    result = attempts.run(_config(root))
+    assert attempts.resumed_at == [0, 4]
+    assert _everything(attempts, result) == undisturbed["wsddn"]
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(
+    root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
+) -> None:
+    attempts = Attempts(tmp_path)
+    attempts.run(_config(root))
+    newest = max(tmp_path.iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1])
+    result = attempts.run(_config(root))
+    assert attempts.resumed_at == [0, 3]
+    assert _everything(attempts, result) == undisturbed["wsddn"]
+
+
+def test_records_say_what_happened(root: Path, tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path)
+    saved_before: list[list[str]] = []
+    result = attempts.run(
+        _config(root), on_epoch=lambda record: saved_before.append(sorted(p.name[:17] for p in tmp_path.iterdir()))
+    )
+    assert [row.epoch for row in attempts.rows] == [1, 2, 3, 4]
+    assert [row.lr for row in attempts.rows] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    assert [bool(row.metrics) for row in attempts.rows] == [False, False, True, True]  # every 3, and the last
+    assert all(row.loss == sum(row.losses.values()) > 0 for row in attempts.rows)
+    assert all(row.duration_s > 0 for row in attempts.rows)
+    assert saved_before[:3] == [[], ["checkpoint-000001"], ["checkpoint-000001", "checkpoint-000002"]]
+    assert result.metrics == attempts.rows[-1].metrics
+
+
+def test_the_loss_is_the_mean_over_images(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[tuple[int, float]] = []
+    original = training.Model.__args__[0].training_losses  # type: ignore[attr-defined]
+
+    def recorded(self: nn.Module, batch: ImageBatch) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = original(self, batch)
+        batches.append((len(batch), losses["image"].item()))
+        return losses | {"extra": 2 * losses["image"]}
+
+    monkeypatch.setattr(training.Model.__args__[0], "training_losses", recorded)  # type: ignore[attr-defined]
+    attempts = Attempts(tmp_path)
+    attempts.run(_config(root, train__epochs=1))
+    assert [count for count, _ in batches] == [5, 5, 2]
+    mean = sum(count * loss for count, loss in batches) / 12
+    assert attempts.rows[0].losses == pytest.approx({"image": mean, "extra": 2 * mean})
+    assert attempts.rows[0].loss == pytest.approx(3 * mean)
+
+
+def test_the_result_can_be_measured_again_without_the_model(root: Path, tmp_path: Path) -> None:
+    config = _config(root, train__epochs=1)
+    result = Attempts(tmp_path).run(config)
+    split = training.build_data(config, pin_memory=False).evaluation
+    assert measure(result.detections, split) == result.metrics
+    assert set(result.metrics) >= {"ap50_11pt/mean", "corloc50/digit_0", "point_ap/mean", "cls_ap/digit_2"}
+
+
+def _scramble_boxes(root: Path, split: str) -> int:
+    """Writes nonsense into every box of a split."""
+    changed = 0
+    for image_id in (root / "ImageSets" / "Main" / f"{split}.txt").read_text().split():
+        path = root / "Annotations" / f"{image_id}.xml"
+        text, count = re.subn(r"<(xmin|ymin|xmax|ymax)>[^<]*<", r"<\1>-7<", path.read_text())
+        path.write_text(text)
+        changed += count
+    return changed
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_does_not_see_boxes(
+    root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]], task: str
+) -> None:
+    scrambled = tmp_path / "data"
+    shutil.copytree(root, scrambled)
+    for path in (scrambled / "ImageSets" / "Main").glob("digit_*"):
+        path.unlink()  # labels then come from the very files that hold the boxes
+    assert _scramble_boxes(scrambled, "train") >= 4 * 12
+    attempts = Attempts(tmp_path / "checkpoint")
+    result = attempts.run(_config(scrambled, task))
+    assert _bits(attempts.state()["model"]) == undisturbed[task]["state"]["model"]
+    assert _bits(result) == undisturbed[task]["result"]
+
+
+def test_global_state_is_given_back(root: Path, tmp_path: Path) -> None:
+    random.seed(5)
+    np.random.seed(5)
+    torch.manual_seed(5)
+    during: list[bool] = []
+
+    def state() -> list[Any]:
+        return [
+            torch.get_rng_state().tolist(),
+            random.getstate(),
+            np.random.get_state()[1].tolist(),  # type: ignore[index]
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.cudnn.benchmark,
+        ]
+
+    torch.backends.cudnn.benchmark = True
+    before = state()
+    attempts = Attempts(tmp_path)
+    config = _config(root, train__epochs=2)
+    with pytest.raises(Interrupted, match="stopped"):
+        attempts.run(
+            config,
+            should_stop=_after(4),
+            on_epoch=lambda record: during.append(torch.are_deterministic_algorithms_enabled()),
+        )
+    assert state() == before
+    attempts.run(config)
+    assert state() == before
+    torch.backends.cudnn.benchmark = False
+    assert during == [True]
+
+
+def test_what_is_drawn_does_not_depend_on_global_generators(
+    root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
+) -> None:
+    torch.manual_seed(99)
+    np.random.seed(99)
+    attempts = Attempts(tmp_path)
+    assert _everything(attempts, attempts.run(_config(root))) == undisturbed["wsddn"]
+
+
+def test_a_trial_that_diverges_says_where(root: Path, tmp_path: Path) -> None:
+    where = r"loss of (nan|inf) in epoch \d, step \d, images train_\d+|NaN for image val_\d+.* after epoch \d"
+    with pytest.raises(NonFiniteLossError, match=where):
+        Attempts(tmp_path).run(_config(root, "localizer", train__lr=1e25))
+
+
+def test_a_loss_that_is_not_finite_does_not_reach_the_weights(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_class = training.Model.__args__[0]  # type: ignore[attr-defined]
+    original = model_class.training_losses
+    seen: list[tuple[nn.Module, bytes, list[str]]] = []
+
+    def third_is_nan(self: nn.Module, batch: ImageBatch) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = original(self, batch)
+        seen.append((self, b"".join(p.detach().numpy().tobytes() for p in self.parameters()), batch.image_ids))
+        return {"image": losses["image"] * float("nan")} if len(seen) == 6 else losses
+
+    monkeypatch.setattr(model_class, "training_losses", third_is_nan)
+    attempts = Attempts(tmp_path)
+    with pytest.raises(NonFiniteLossError, match="loss of nan in epoch 2, step 3") as raised:
+        attempts.run(_config(root))
+    model, weights, image_ids = seen[-1]
+    assert str(raised.value).endswith(", ".join(image_ids))
+    assert b"".join(p.detach().numpy().tobytes() for p in model.parameters()) == weights
+    assert attempts.state()["epoch"] == 1
+
+
+def test_predictions_of_nan_stop_the_trial_like_a_loss(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_class = training.Model.__args__[0]  # type: ignore[attr-defined]
+    original = model_class.predict
+
+    def diverged(self: nn.Module, batch: ImageBatch) -> list[ImagePrediction]:
+        return [dataclasses.replace(p, class_scores=p.class_scores * float("nan")) for p in original(self, batch)]
+
+    monkeypatch.setattr(model_class, "predict", diverged)
+    attempts = Attempts(tmp_path)
+    with pytest.raises(NonFiniteLossError, match="NaN for image val_.*, in the evaluation after epoch 3"):
+        attempts.run(_config(root))
+    assert attempts.state()["epoch"] == 2
+
+
+def test_a_checkpoint_of_another_trial_is_refused(root: Path, tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path)
+    attempts.run(_config(root, train__epochs=1))
+    with pytest.raises(CheckpointError, match=r"checkpoint with train\.epochs=1 in .*; expected 2"):
+        attempts.run(_config(root, train__epochs=2))
+    assert attempts.run(_config(root, train__epochs=1, data__workers=1)).metrics  # workers change no result
+
+
+def test_a_checkpoint_of_another_version_is_refused(root: Path, tmp_path: Path) -> None:
+    attempts = Attempts(tmp_path)
+    config = _config(root, train__epochs=1)
+    attempts.run(config)
+    state = attempts.state()
+    state["model"]["renamed.weight"] = state["model"].pop(next(iter(state["model"])))
+    checkpoint.save(tmp_path, state, number=1)
+    with pytest.raises(CheckpointError, match=r"(?s)that this version cannot use: .*renamed\.weight"):
+        attempts.run(config)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:.*determinis")
+@pytest.mark.parametrize("task", TASKS)
+def test_on_a_gpu(root: Path, tmp_path: Path, task: str) -> None:
+    attempts = Attempts(tmp_path)
+    with pytest.raises(Interrupted, match="stopped"):
+        attempts.run(_config(root, task, data__workers=2), should_stop=_after(4), device="cuda")
+    result = attempts.run(_config(root, task, data__workers=2), device="cuda")
+    assert attempts.resumed_at == [0, 1]
+    assert all(np.isfinite(row.loss) for row in attempts.rows)
+    assert result.metrics == attempts.rows[-1].metrics
