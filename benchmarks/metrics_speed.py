@@ -1,7 +1,8 @@
 """How fast detection is evaluated: 4,952 images x 20 classes x 100 detections, on one core.
 
 Prints the seconds for the whole set and, on a part of it, the ratio to a loop of the kind that
-py-faster-rcnn's lib/datasets/voc_eval.py made common. Run: `OMP_NUM_THREADS=1 python benchmarks/metrics_speed.py`
+py-faster-rcnn's lib/datasets/voc_eval.py made common. Seconds are those of the processor: what one
+core needs, however busy the machine. Run: `python benchmarks/metrics_speed.py`
 """
 
 from __future__ import annotations
@@ -91,13 +92,13 @@ def judge_detection(
     return not found_before
 
 
-def seconds(function: Callable[[], object], *, repeats: int) -> float:
+def cpu_seconds(function: Callable[[], object], *, repeats: int) -> float:
     """The shortest of some repeats: the one that other processes disturbed least."""
     durations = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         function()
-        durations.append(time.perf_counter() - start)
+        durations.append(time.process_time() - start)
     return min(durations)
 
 
@@ -110,14 +111,14 @@ def main() -> None:
     truth, found = [image[0] for image in made], [image[1] for image in made]
     total = sum(len(one.labels) for one in found)
     print(f"{images} images, {NUM_CLASSES} classes, {total / 1e6:.1f} M detections")
-    whole_s = seconds(lambda: detection_average_precision(truth, found, num_classes=NUM_CLASSES), repeats=3)
+    whole_s = cpu_seconds(lambda: detection_average_precision(truth, found, num_classes=NUM_CLASSES), repeats=3)
     print(f"evaluated in {whole_s:.2f} s")
 
     truth, found = truth[:REFERENCE_IMAGES], found[:REFERENCE_IMAGES]
-    fast_s = seconds(lambda: detection_average_precision(truth, found, num_classes=NUM_CLASSES), repeats=3)
-    start = time.perf_counter()
+    fast_s = cpu_seconds(lambda: detection_average_precision(truth, found, num_classes=NUM_CLASSES), repeats=3)
+    start = time.process_time()
     expected = loop_over_detections(truth, found)
-    loop_s = time.perf_counter() - start
+    loop_s = time.process_time() - start
     ap = detection_average_precision(truth, found, num_classes=NUM_CLASSES)
     difference = np.nanmax(np.abs(np.stack([ap.ap_11pt, ap.ap_area]) - expected))
     print(f"on {len(found)} of the images: {fast_s:.2f} s, loop over detections {loop_s:.2f} s")

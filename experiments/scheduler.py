@@ -14,7 +14,7 @@ from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, 
 from experiments.failures import FailureKind, classify, describe, may_retry
 from experiments.placement import Slot
 from experiments.spec import SweepSpec
-from experiments.store import StoredTrial, SweepStore, TrialResult, read_metrics, read_result, write_result
+from experiments.store import StoredTrial, SweepStore, TrialResult, read_metrics, read_result, trained_s, write_result
 from experiments.study import Study, StudyTrial
 from experiments.trial import TrialPlan, TrialState
 from experiments.view import Best, Counts, View
@@ -188,7 +188,7 @@ class Scheduler:
             attempts=live.attempts,
             metrics={},
             epochs=len(rows),
-            duration_s=round(sum(row["duration_s"] for row in rows), 3),
+            duration_s=trained_s(rows),
         )
         write_result(live.trial.paths, result)
         return result

@@ -19,7 +19,7 @@ from experiments.yaml_source import YamlSource, read_yaml
 from wsol.config import ExperimentConfig
 from wsol.metrics.names import METRICS_OF_TASK
 
-MAX_TRIALS = 100_000
+MAX_TRIALS = 50_000
 MAX_FAULTS_SHOWN = 20
 
 Axes = dict[str, Annotated[list[Any], Field(min_length=1)]]

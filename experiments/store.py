@@ -210,16 +210,32 @@ def append_metrics(paths: TrialPaths, row: Mapping[str, Any]) -> None:
 
 
 def read_metrics(paths: TrialPaths) -> list[dict[str, Any]]:
-    """Every whole row; a torn last line is left out.
+    """Every whole row. A torn last line is left out; a damaged one before it as well, with a warning.
 
-    Raises:
-        ValueError: where a line before the last is damaged.
+    The rows are history: weights and results are elsewhere, so a lost row changes no result.
     """
     try:
         lines = paths.metrics.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines[:-1]]  # what follows the last newline is torn, or nothing
+    whole = lines[:-1]  # what follows the last newline is torn, or nothing
+    rows = [row for line in whole if (row := _metrics_row(line)) is not None]
+    if len(rows) < len(whole):
+        log.warning("%s: %d damaged lines left out", paths.metrics, len(whole) - len(rows))
+    return rows
+
+
+def _metrics_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and {"epoch", "duration_s"} <= row.keys() else None
+
+
+def trained_s(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Wall seconds of the epochs of `rows`, whichever attempt ran them."""
+    return round(sum(float(row["duration_s"]) for row in rows), 3)
 
 
 def cut_metrics(paths: TrialPaths, *, epochs: int) -> None:

@@ -47,8 +47,9 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            self._storage = _sqlite(file)
             self._study = optuna.create_study(
-                storage=_sqlite(file),
+                storage=self._storage,
                 study_name=name,
                 direction=direction,
                 load_if_exists=True,
@@ -62,6 +63,11 @@ class Study:
                 "move it away to have it rebuilt from the trial folders"
             ) from None
         self._optuna_number = {_number(trial): trial.number for trial in self._known()}
+
+    def close(self) -> None:
+        """Gives the file back."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
 
     def trials(self) -> dict[int, StudyTrial]:
         """Every trial by its number."""
@@ -101,12 +107,9 @@ class Study:
         return [trial for trial in self._study.get_trials(deepcopy=False) if _NUMBER in trial.user_attrs]
 
     def _set_attr(self, number: int, key: str, value: Any) -> None:
-        self._study._storage.set_trial_user_attr(self._trial_id(number), key, value)
-
-    def _trial_id(self, number: int) -> int:
-        return self._study._storage.get_trial_id_from_study_id_trial_number(
-            self._study._study_id, self._optuna_number[number]
-        )
+        study_id = self._study._study_id
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, self._optuna_number[number])
+        self._storage.set_trial_user_attr(trial_id, key, value)
 
 
 def _number(trial: FrozenTrial) -> int:

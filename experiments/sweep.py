@@ -57,13 +57,12 @@ def run(file: Path, options: Options) -> int:
     store = SweepStore(options.results / spec.name)
     console = Console(soft_wrap=not sys.stdout.isatty())
     _log_to(console)
+    slots = _slots(spec, options)
     if options.dry_run:
         print_dry_run(console, spec, entries(spec, store), folder=str(store.folder))
         return 0
-    status = _run(spec, store, options, console)
-    finished = entries(spec, store)
-    write_tables(store, spec, finished)
-    print_report(console, spec, finished)
+    status = _run(spec, store, slots, console, retry_failed=options.retry_failed)
+    print_report(console, spec, entries(spec, store))
     console.print(Text(f"results in {store.folder}"))
     return status
 
@@ -78,8 +77,8 @@ def entries(spec: SweepSpec, store: SweepStore) -> list[Entry]:
     return found
 
 
-def _run(spec: SweepSpec, store: SweepStore, options: Options, console: Console) -> int:
-    """Under the sweep's lock: reconcile, prepare, run."""
+def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console, *, retry_failed: bool) -> int:
+    """Under the sweep's lock: reconcile, prepare, run, write the tables."""
     # what only a real run needs, and a dry run must not wait for
     from experiments.environment import environment
     from experiments.executors.local import LocalExecutor
@@ -88,9 +87,11 @@ def _run(spec: SweepSpec, store: SweepStore, options: Options, console: Console)
     from experiments.scheduler import Scheduler, exit_status
     from experiments.study import Study
 
-    slots = _slots(spec, options)
     with sweep_lock(store.lock), contextlib.ExitStack() as stack:
-        study = Study(file=store.study, name=spec.name, direction=spec.objective.direction)
+        objective = spec.objective  # a study has one objective for life: another one is another study in the file
+        name = f"{spec.name}: {objective.direction} {objective.metric}"
+        study = Study(file=store.study, name=name, direction=objective.direction)
+        stack.callback(study.close)
         write_text(store.spec, spec.text)
         write_json(store.environment, environment())
         view = _view(console, spec, slots)
@@ -98,7 +99,7 @@ def _run(spec: SweepSpec, store: SweepStore, options: Options, console: Console)
         executor = LocalExecutor(slots=slots)
         stack.callback(executor.close)
         scheduler = Scheduler(
-            spec=spec, store=store, study=study, executor=executor, view=view, retry_failed=options.retry_failed
+            spec=spec, store=store, study=study, executor=executor, view=view, retry_failed=retry_failed
         )
         scheduler.reconcile()
         if plans := scheduler.plans_to_run():
@@ -106,6 +107,7 @@ def _run(spec: SweepSpec, store: SweepStore, options: Options, console: Console)
             prepare(plans, workers=usable_cores(), view=view)
         with _stop_on_signals(scheduler, view):
             scheduler.run()
+        write_tables(store, spec, entries(spec, store))
         return exit_status(scheduler.results(), total=len(spec.plans), stopped=scheduler.was_stopped)
 
 

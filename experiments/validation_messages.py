@@ -33,7 +33,8 @@ def dotted(path: KeyPath) -> str:
     """`("search", 0, "grid")` -> `search[0].grid`."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        name = str(part) if str(part).isprintable() else repr(part)  # nobody's key may steer the terminal
+        text += f"[{part}]" if isinstance(part, int) else f".{name}" if text else name
     return text
 
 

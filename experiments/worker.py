@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.executors.base import AttemptError, AttemptRequest, EpochDone
 from experiments.failures import FailureKind
-from experiments.store import TrialPaths, TrialResult, append_metrics, cut_metrics, read_metrics, write_result
+from experiments.store import (
+    TrialPaths,
+    TrialResult,
+    append_metrics,
+    cut_metrics,
+    read_metrics,
+    trained_s,
+    write_result,
+)
 from experiments.trial import TrialState
 
 if TYPE_CHECKING:
@@ -151,7 +159,7 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
             attempts=request.attempt,
             metrics=result.metrics,
             epochs=len(rows),
-            duration_s=round(sum(row["duration_s"] for row in rows), 3),
+            duration_s=trained_s(rows),
         ),
     )
 

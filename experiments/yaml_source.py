@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from experiments.errors import SpecError, shown
+from experiments.errors import SpecError, did_you_mean, shown
 
 MAX_FILE_BYTES = 1_000_000
 MAX_VALUES = 100_000
@@ -102,8 +102,11 @@ def read_yaml(file: Path) -> YamlSource:
 
 def _read_text(file: Path) -> str:
     try:
+        if not file.exists():
+            near = did_you_mean(file.name, (path.name for path in file.parent.glob("*.yaml")))
+            raise SpecError(f"no such file{near}", file=file)
         if not file.is_file():
-            raise SpecError("no such file" if not file.exists() else "not a file", file=file)
+            raise SpecError("not a file", file=file)
         size = file.stat().st_size
         if size > MAX_FILE_BYTES:
             raise SpecError(f"got {size:,} bytes; expected a spec of at most {MAX_FILE_BYTES:,} bytes", file=file)

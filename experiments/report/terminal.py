@@ -24,16 +24,18 @@ def print_report(console: Console, spec: SweepSpec, entries: Sequence[Entry]) ->
     if not finished:
         console.print("No trial has finished yet.")
         return
+    console.print(_title(spec, "leaderboard"))
     console.print(leaderboard_table(spec, finished))
     complete = [entry for entry in finished if entry.state is TrialState.COMPLETE]
     if complete:
+        console.print(_title(spec, f"{spec.objective.metric.partition('/')[0]} per class"))
         console.print(per_class_table(spec, complete))
 
 
 def leaderboard_table(spec: SweepSpec, order: Sequence[Entry]) -> Table:
     """A row a finished trial, the best first, at most `MAX_ROWS`."""
     metrics = metric_names(spec)[:4]
-    table = Table(title=_title(spec, "leaderboard"), title_justify="left", caption_justify="left")
+    table = Table(caption_justify="left")
     table.add_column("trial", justify="right")
     short = [key.rpartition(".")[2] for key in spec.swept_keys]
     for key, name in zip(spec.swept_keys, short, strict=True):
@@ -64,7 +66,7 @@ def per_class_table(spec: SweepSpec, order: Sequence[Entry]) -> Table:
     """The objective's metric: a row a class, a column for each of the best trials; each class's best is bold."""
     metric = spec.objective.metric.partition("/")[0]
     shown = order[:MAX_TRIALS_PER_CLASS]
-    table = Table(title=_title(spec, f"{metric} per class"), title_justify="left", caption_justify="left")
+    table = Table(caption_justify="left")
     table.add_column("class")
     for entry in shown:
         assert entry.trial is not None
@@ -81,7 +83,7 @@ def per_class_table(spec: SweepSpec, order: Sequence[Entry]) -> Table:
 
 def _title(spec: SweepSpec, what: str) -> Text:
     split = " + ".join(dict.fromkeys(plan.config.data.eval for plan in spec.plans))
-    return Text(f"{spec.name}: {what} (on split {split})")
+    return Text(f"\n{spec.name}: {what} (on split {split})", style="bold")
 
 
 def _figure(value: float | None) -> str:

@@ -174,9 +174,10 @@ def test_every_parameter_gets_a_gradient(build: Build, backbone: str) -> None:
     total(model, collate([sample(), sample((-1, 1, 0, 1))])).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
     assert missing == []
-    zero = {name for name, p in model.named_parameters() if p.grad is not None and not p.grad.any()}
-    # A bias added to every region's logit alike cancels in the softmax over regions.
-    assert zero <= {"head.detection.bias"}
+    if backbone != "timm/test_resnet":  # its residual branches start at zero and hide what is behind them
+        zero = {name for name, p in model.named_parameters() if p.grad is not None and not p.grad.any()}
+        # A bias added to every region's logit alike cancels in the softmax over regions.
+        assert zero <= {"head.detection.bias"}
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "resnet18"])

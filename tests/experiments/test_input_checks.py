@@ -37,9 +37,7 @@ def problem(load: Load) -> Callable[[str], str]:
 
 
 def with_data(data: str, rest: str = "") -> str:
-    return (
-        f"experiment:\n  task: wsddn\n  model: {{backbone: tiny, weights: none}}\n  data:\n    {data}\n{rest}"
-    )
+    return f"experiment:\n  task: wsddn\n  model: {{backbone: tiny, weights: none}}\n  data:\n    {data}\n{rest}"
 
 
 class TestData:

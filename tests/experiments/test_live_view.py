@@ -74,9 +74,7 @@ def test_slots_are_independent(terminal: Terminal, plan: TrialPlan) -> None:
 def test_the_bar_and_the_best(terminal: Terminal, plan: TrialPlan) -> None:
     terminal.view.start(name="quick", counts=Counts(total=6, finished=1, failed=0, running=0), reused=1)
     assert "sweep quick: 6 trials, 1 finished before, 5 to run" in terminal.lasting()
-    terminal.view.progress(
-        Counts(total=6, finished=4, failed=1, running=1), Best(number=2, value=0.51239, plan=plan)
-    )
+    terminal.view.progress(Counts(total=6, finished=4, failed=1, running=1), Best(number=2, value=0.51239, plan=plan))
     live = terminal.live()
     assert live[0].startswith("trials, 1 failed ")
     assert "4/6" in live[0]

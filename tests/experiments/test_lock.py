@@ -44,7 +44,10 @@ def another_process_holding(path: Path) -> Iterator[subprocess.Popen[str]]:
 def test_another_process_is_named_and_its_death_gives_the_lock_back(tmp_path: Path) -> None:
     path = tmp_path / "sweep" / "runner.lock"
     with another_process_holding(path) as child:
-        with pytest.raises(UserError, match=rf"sweep: this sweep is being run by process {child.pid} on .+; wait"), sweep_lock(path):
+        with (
+            pytest.raises(UserError, match=rf"sweep: this sweep is being run by process {child.pid} on .+; wait"),
+            sweep_lock(path),
+        ):
             pytest.fail("two processes hold the lock")
         child.kill()
         child.wait()
@@ -81,5 +84,8 @@ def test_two_sweeps_do_not_meet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("folder", ["/dev/null/sweep", "/proc/sweep"])
 def test_a_folder_that_cannot_be_written(folder: str) -> None:
-    with pytest.raises(UserError, match=rf"^{folder}: cannot be used for results: "), sweep_lock(Path(folder) / "x.lock"):
+    with (
+        pytest.raises(UserError, match=rf"^{folder}: cannot be used for results: "),
+        sweep_lock(Path(folder) / "x.lock"),
+    ):
         pytest.fail("no lock was taken")

@@ -199,9 +199,9 @@ class TestTrials:
         assert store.trial_paths(7, SIGNATURE) == trial.paths
 
     def test_by_number_not_by_name(self, store: SweepStore) -> None:
-        for number in (10_000, 9, 10, 2):
+        for number in (10_000, 9_999, 10, 2):
             store.create_trial(number, SIGNATURE, {})
-        assert [found.number for found in store.trials()] == [2, 9, 10, 10_000]
+        assert [found.number for found in store.trials()] == [2, 10, 9_999, 10_000]
         assert store.trials()[0] == store.create_trial(2, SIGNATURE, {})
 
     def test_none(self, store: SweepStore) -> None:
@@ -278,7 +278,10 @@ class TestMetrics:
 
 
 def test_csv_round_trip(tmp_path: Path) -> None:
-    rows = [["a,b", 'say "no"', "two\nlines", " space ", "[red]", "", "é"], [1, 0.1 + 0.2, None, True, -0.0, "=1+1", "\t"]]
+    rows = [
+        ["a,b", 'say "no"', "two\nlines", " space ", "[red]", "", "é"],
+        [1, 0.1 + 0.2, None, True, -0.0, "=1+1", "\t"],
+    ]
     write_csv(tmp_path / "x.csv", ["1", "2", "3", "4", "5", "6", "7"], rows)
     with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
         header, *found = csv.reader(file)

@@ -82,7 +82,7 @@ class TestLifeOfATrial:
         again = open_study(file)
         assert again.trials()[0].attempts == 2
         again.record_attempt(0, 3)
-        again.finish(0, state=TrialState.PRUNED, value=None, stop_reason="asha")
+        again.finish(0, state=TrialState.PRUNED, value=0.5, stop_reason="asha")  # a value that is not final: not told
         assert again.trials()[0] == StudyTrial(0, plans[0].signature, TrialState.PRUNED, "asha", 3)
 
     def test_a_retry_is_the_same_trial(self, file: Path, plans: tuple[TrialPlan, ...]) -> None:
@@ -140,9 +140,7 @@ class TestFile:
             writer.execute("ROLLBACK")
         writer.close()
 
-    def test_survives_a_killed_runner(
-        self, tmp_path: Path, file: Path, spec_file: Callable[[str], Path]
-    ) -> None:
+    def test_survives_a_killed_runner(self, tmp_path: Path, file: Path, spec_file: Callable[[str], Path]) -> None:
         program = """
 import os, signal, sys
 from pathlib import Path

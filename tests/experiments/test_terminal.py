@@ -19,7 +19,9 @@ Results = list[TrialResult | None]
 GRID = "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [%s]}\n"
 
 
-def result(metrics: Mapping[str, float | None], state: TrialState = TrialState.COMPLETE, reason: str = "") -> TrialResult:
+def result(
+    metrics: Mapping[str, float | None], state: TrialState = TrialState.COMPLETE, reason: str = ""
+) -> TrialResult:
     return TrialResult(
         signature="", state=state, stop_reason=reason, attempts=1, metrics=metrics, epochs=3, duration_s=12.4
     )
@@ -59,7 +61,9 @@ def report(spec: SweepSpec, entries: list[Entry], *, width: int = 100) -> str:
 
 def cells(text: str) -> list[list[str]]:
     """The rows of the body of a printed table."""
-    return [[cell.strip() for cell in line.strip("│\n ").split("│")] for line in text.splitlines() if line.startswith("│")]
+    return [
+        [cell.strip() for cell in line.strip("│\n ").split("│")] for line in text.splitlines() if line.startswith("│")
+    ]
 
 
 class TestLeaderboard:
@@ -75,13 +79,13 @@ class TestLeaderboard:
         ]
 
     def test_headings(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
-        spec = load("{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1], train.batch_size: [2], evaluate.batch_size: [2]}\n")
+        spec = load(
+            "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1], train.batch_size: [2], evaluate.batch_size: [2]}\n"
+        )
         heading = printed(leaderboard_table(spec, entries(spec, values(0.5))), width=200).splitlines()[2]
         assert heading.split("┃")[1:5] == [" trial ", "  lr ", " train.batch_size ", " evaluate.batch_size "]
 
-    def test_seeds_have_a_column_where_there_are_several(
-        self, load: Load, entries: Callable[..., list[Entry]]
-    ) -> None:
+    def test_seeds_have_a_column_where_there_are_several(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
         one, several = load(GRID % 0.1), load(GRID % 0.1 + "seeds: 2\n")
         assert "seed" not in report(one, entries(one, values(0.5)))
         assert "seed" in report(several, entries(several, values(0.5, 0.25)))

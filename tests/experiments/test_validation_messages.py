@@ -50,7 +50,11 @@ def faults(value: Any) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("value", "path", "message"),
     [
-        ({"kind": "oak", "leef": {}}, "leef", "got unknown key 'leef'; expected one of leaf, leaves, axes, kind; did you mean leaf?"),
+        (
+            {"kind": "oak", "leef": {}},
+            "leef",
+            "got unknown key 'leef'; expected one of leaf, leaves, axes, kind; did you mean leaf?",
+        ),
         (
             {"kind": "oak", "leaf": {"sise": 3}},
             "leaf.sise",
@@ -111,6 +115,7 @@ def test_dotted() -> None:
     assert dotted(()) == ""
     assert dotted(("search", 0, "grid", "train.lr", 12)) == "search[0].grid.train.lr[12]"
     assert dotted((0, "a")) == "[0].a"
+    assert dotted(("grid", "a\x1b[31m\nb")) == r"grid.'a\x1b[31m\nb'"
 
 
 def test_section_keys() -> None:

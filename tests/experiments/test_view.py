@@ -16,8 +16,8 @@ METRIC = "ap50_11pt/mean"
 
 @pytest.fixture
 def plan(load: Callable[[str], SweepSpec]) -> TrialPlan:
-    text = "{EXPERIMENT}\n  train: {epochs: 8}\nsearch:\n  - grid: {train.lr: [1.0e-4], proposals.count: [null]}\nseeds: [2]\n"
-    return load(text).plans[0]
+    block = "  - grid: {train.lr: [1.0e-4], proposals.count: [null]}\n"
+    return load(f"{{EXPERIMENT}}\n  train: {{epochs: 8}}\nsearch:\n{block}seeds: [2]\n").plans[0]
 
 
 @pytest.fixture

@@ -230,6 +230,9 @@ class TestRefused:
             read_yaml(tmp_path)
         with pytest.raises(SpecError, match=r"nothing\.yaml: no such file$"):
             read_yaml(tmp_path / "nothing.yaml")
+        (tmp_path / "quickstart.yaml").touch()
+        with pytest.raises(SpecError, match=r"quikstart\.yml: no such file; did you mean quickstart\.yaml\?$"):
+            read_yaml(tmp_path / "quikstart.yml")
         with pytest.raises(SpecError, match=r"cannot be read: File name too long$"):
             read_yaml(tmp_path / ("x" * 1000))
 

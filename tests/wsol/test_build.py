@@ -187,7 +187,7 @@ def test_both_models_are_built_from_their_keys() -> None:
         num_classes=4,
     )
     assert isinstance(wsddn, Wsddn)
-    assert wsddn.fc.get_submodule("fc6").weight.shape == (5, 3 * 3 * wsddn.backbone.out_channels)  # type: ignore[union-attr]
+    assert wsddn.fc.get_submodule("fc6").weight.shape == (5, 3 * 3 * wsddn.backbone.out_channels)
     assert wsddn.fc.get_submodule("dropout7").p == 0.25
     assert type(wsddn.roi_op).__name__ == "RoIAlign"
     assert wsddn.backbone.frozen

@@ -17,9 +17,7 @@ from wsol.cache_dir import cache_dir
         ({"WSOL_CACHE": "~/d", "HOME": "/c"}, "/c/d"),
     ],
 )
-def test_follows_the_environment(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], folder: str
-) -> None:
+def test_follows_the_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], folder: str) -> None:
     for name in ("WSOL_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

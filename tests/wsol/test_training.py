@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wsol import checkpoint, training
+from wsol import checkpoint
+from wsol.build import build_data
 from wsol.checkpoint import CheckpointError
 from wsol.config import ExperimentConfig
 from wsol.data import digits
@@ -24,6 +25,7 @@ from wsol.data.batch import ImageBatch
 from wsol.data.voc import read_image_level_split
 from wsol.detections import measure
 from wsol.models.detector import ImagePrediction
+from wsol.models.wsddn import Wsddn
 from wsol.training import EpochRecord, FitResult, Interrupted, NonFiniteLossError, fit
 
 CLASSES = ("digit_0", "digit_1", "digit_2")
@@ -242,14 +244,14 @@ def test_records_say_what_happened(root: Path, tmp_path: Path) -> None:
 
 def test_the_loss_is_the_mean_over_images(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[tuple[int, float]] = []
-    original = training.Model.__args__[0].training_losses  # type: ignore[attr-defined]
+    original = Wsddn.training_losses
 
-    def recorded(self: nn.Module, batch: ImageBatch) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = original(self, batch)
+    def recorded(self: Wsddn, batch: ImageBatch) -> dict[str, Tensor]:
+        losses = original(self, batch)
         batches.append((len(batch), losses["image"].item()))
         return losses | {"extra": 2 * losses["image"]}
 
-    monkeypatch.setattr(training.Model.__args__[0], "training_losses", recorded)  # type: ignore[attr-defined]
+    monkeypatch.setattr(Wsddn, "training_losses", recorded)
     attempts = Attempts(tmp_path)
     attempts.run(_config(root, train__epochs=1))
     assert [count for count, _ in batches] == [5, 5, 2]
@@ -261,7 +263,7 @@ def test_the_loss_is_the_mean_over_images(root: Path, tmp_path: Path, monkeypatc
 def test_the_result_can_be_measured_again_without_the_model(root: Path, tmp_path: Path) -> None:
     config = _config(root, train__epochs=1)
     result = Attempts(tmp_path).run(config)
-    split = training.build_data(config, pin_memory=False).evaluation
+    split = build_data(config, pin_memory=False).evaluation
     assert measure(result.detections, split) == result.metrics
     assert set(result.metrics) >= {"ap50_11pt/mean", "corloc50/digit_0", "point_ap/mean", "cls_ap/digit_2"}
 
@@ -342,16 +344,15 @@ def test_a_trial_that_diverges_says_where(root: Path, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_does_not_reach_the_weights(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model_class = training.Model.__args__[0]  # type: ignore[attr-defined]
-    original = model_class.training_losses
+    original = Wsddn.training_losses
     seen: list[tuple[nn.Module, bytes, list[str]]] = []
 
-    def third_is_nan(self: nn.Module, batch: ImageBatch) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = original(self, batch)
+    def third_is_nan(self: Wsddn, batch: ImageBatch) -> dict[str, Tensor]:
+        losses = original(self, batch)
         seen.append((self, b"".join(p.detach().numpy().tobytes() for p in self.parameters()), batch.image_ids))
         return {"image": losses["image"] * float("nan")} if len(seen) == 6 else losses
 
-    monkeypatch.setattr(model_class, "training_losses", third_is_nan)
+    monkeypatch.setattr(Wsddn, "training_losses", third_is_nan)
     attempts = Attempts(tmp_path)
     with pytest.raises(NonFiniteLossError, match="loss of nan in epoch 2, step 3") as raised:
         attempts.run(_config(root))
@@ -364,13 +365,12 @@ def test_a_loss_that_is_not_finite_does_not_reach_the_weights(
 def test_predictions_of_nan_stop_the_trial_like_a_loss(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model_class = training.Model.__args__[0]  # type: ignore[attr-defined]
-    original = model_class.predict
+    original = Wsddn.predict
 
-    def diverged(self: nn.Module, batch: ImageBatch) -> list[ImagePrediction]:
+    def diverged(self: Wsddn, batch: ImageBatch) -> list[ImagePrediction]:
         return [dataclasses.replace(p, class_scores=p.class_scores * float("nan")) for p in original(self, batch)]
 
-    monkeypatch.setattr(model_class, "predict", diverged)
+    monkeypatch.setattr(Wsddn, "predict", diverged)
     attempts = Attempts(tmp_path)
     with pytest.raises(NonFiniteLossError, match="NaN for image val_.*, in the evaluation after epoch 3"):
         attempts.run(_config(root))

@@ -1,6 +1,6 @@
 """A small VOC-layout data set, generated once from real images that scikit-learn ships. Torch-free.
 
-Handwritten digits (`load_digits`) are pasted at random sizes and colours on crops of scikit-learn's two
+Handwritten digits (`load_digits`) are pasted at random sizes and bright colours on dimmed crops of scikit-learn's two
 photographs (`load_sample_images`). A digit stands out from what is behind it, so selective search finds it, and no
 digit image is used by two splits.
 """
@@ -41,10 +41,10 @@ DEFAULTS: Mapping[str, int] = {"seed": 0, "train": 400, "val": 200, "test": 200,
 _MANIFEST = "digits.json"
 _SHARE_OF_DIGITS = {"train": 0.5, "val": 0.25, "test": 0.25}
 _MAX_OBJECTS = 3
-_DIGIT_SIDE = (0.3, 0.55)
+_DIGIT_SIDE = (0.35, 0.6)
 """Side of a pasted digit's square, as a fraction of the image's side."""
-_ZOOM = (1.0, 2.5)
-"""Side of the photograph's crop over that of the image: fine texture gives selective search something to do."""
+_ZOOM = (0.3, 0.6)
+"""Side of the photograph's crop over that of the image: enlarged, so that its texture is coarser than a stroke."""
 _DIM = 0.5
 """Brightness of the photographs, so that ink is always the brighter one: shapes are learned from few images."""
 _INK_SATURATION = (0.2, 0.7)

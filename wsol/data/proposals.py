@@ -63,9 +63,7 @@ class ProposalSource(Protocol):
     def propose(self, record: ImageRecord) -> Proposals: ...
 
 
-def select(
-    proposals: Proposals, *, count: int | None, min_size_px: float, rng: np.random.Generator
-) -> Proposals:
+def select(proposals: Proposals, *, count: int | None, min_size_px: float, rng: np.random.Generator) -> Proposals:
     """The proposals that a trial uses: not too small, each once, and not too many.
 
     In this order: boxes with a side below `min_size_px` are dropped (a side equal to it is kept); of equal boxes

@@ -1,7 +1,6 @@
 """One file from one of several addresses, by HTTP: resumed where it stopped, checked by MD5.
 
-    FOLDER/<name>.part   what has arrived; the next call goes on behind it
-    FOLDER/<name>        whole and checked
+What has arrived is in `<name>.part`, and the next call goes on behind it; `<name>` is whole and checked.
 """
 
 from __future__ import annotations

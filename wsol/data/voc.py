@@ -98,9 +98,7 @@ class EvaluationSplit:
             raise ValueError(f"got {len(self.ground_truth)} ground truths; expected {len(self.images)}, one an image")
 
 
-def resolve_classes(
-    root: Path, classes: Literal["voc", "auto"] | tuple[str, ...], train_split: str
-) -> tuple[str, ...]:
+def resolve_classes(root: Path, classes: Literal["voc", "auto"] | tuple[str, ...], train_split: str) -> tuple[str, ...]:
     """The classes of an experiment.
 
     Args:

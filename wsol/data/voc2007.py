@@ -1,9 +1,9 @@
-"""Downloads PASCAL VOC 2007: resumable, checked by MD5, extracted so that it is whole or not there.
+"""Downloads PASCAL VOC 2007: resumable, checked by MD5, extracted so that it is whole or not there. In its root:
 
-    ROOT/<archive>.part       what has arrived of an archive; the next call goes on behind it
-    ROOT/<archive>            whole and checked
-    ROOT/.voc2007-extracting  thrown away and made again by the next call
-    ROOT/VOCdevkit/VOC2007    whole: it is renamed to this place when everything is in it
+- `<archive>.part`: what has arrived of an archive; the next call goes on behind it.
+- `<archive>`: whole and checked.
+- `.voc2007-extracting`: thrown away and made again by the next call.
+- `VOCdevkit/VOC2007`: whole; it is renamed to this place when everything is in it.
 """
 
 from __future__ import annotations

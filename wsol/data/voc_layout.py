@@ -243,4 +243,4 @@ def _did_you_mean_folder(missing: Path) -> str:
     if parent.is_dir():
         return did_you_mean(missing.name, (path.name for path in parent.iterdir() if os.path.isdir(path)))
     existing = next((folder for folder in parent.parents if folder.is_dir()), None)
-    return f"; of this path only {existing} exists" if existing else ""
+    return f"; of this path only {existing.absolute()} exists" if existing else ""

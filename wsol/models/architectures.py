@@ -67,7 +67,9 @@ def _plan_tiny() -> Architecture:
     """Four convolutions, stride 8, for images of about 128 px with objects of 16 px and more.
 
     The even kernels of the strided layers keep cells centred: cell i sees pixels around 8 i + 4. GroupNorm trains
-    alike at every batch size and treats each image by itself.
+    alike at every batch size and treats each image by itself. The last layer gives each channel a mean of zero over
+    the image: what all regions have in common says nothing about any of them, but in a max-pooled map of positive
+    numbers it is what new fc layers see first, and Adam drives most of their units dead within an epoch.
     """
     body = nn.Sequential()
     in_channels = 3
@@ -75,7 +77,9 @@ def _plan_tiny() -> Architecture:
         kernel, stride = (4, 2) if index < 3 else (3, 1)
         layer = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=1, bias=False)
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        body.add_module(f"conv{index + 1}", nn.Sequential(layer, nn.GroupNorm(8, channels), nn.ReLU()))
+        is_last = index == len(_TINY_CHANNELS) - 1
+        norm = nn.GroupNorm(channels if is_last else 8, channels)
+        body.add_module(f"conv{index + 1}", nn.Sequential(layer, norm, nn.Identity() if is_last else nn.ReLU()))
         in_channels = channels
     return Architecture(
         body=body,

@@ -72,7 +72,7 @@ class Wsddn(nn.Module):
 
     Args:
         backbone: Becomes part of the model. Where it has a pretrained fc6 and fc7, and `roi_size` and `fc_dim` are
-            theirs, they become part of the model too and train on; else these layers are new.
+            theirs, they become part of the model too and train on; else these layers are new, with LayerNorm.
         num_classes: C.
         roi_op: A key of `ROI_OPS`. `roi_pool` covers cells round(x1 / stride) to round(x2 / stride), both included.
         roi_size: Cells a side of a pooled RoI; None: what suits the backbone.
@@ -103,19 +103,9 @@ class Wsddn(nn.Module):
         self.num_classes = num_classes
         self.roi_op = ROI_OPS[roi_op](roi_size, 1 / backbone.stride)
         in_features = backbone.out_channels * roi_size**2
-        fc6, fc7 = _fc6_fc7(backbone.take_pretrained_fc(), in_features=in_features, fc_dim=fc_dim)
-        self.fc = nn.Sequential(
-            OrderedDict(
-                flatten=nn.Flatten(),
-                fc6=fc6,
-                relu6=nn.ReLU(),
-                dropout6=nn.Dropout(dropout),
-                fc7=fc7,
-                relu7=nn.ReLU(),
-                dropout7=nn.Dropout(dropout),
-            )
-        )
-        self.head: RegionHead = TwoStreamHead(in_features=fc7.out_features, num_classes=num_classes)
+        pretrained = backbone.take_pretrained_fc()
+        self.fc, width = _fc_layers(pretrained, in_features=in_features, fc_dim=fc_dim, dropout=dropout)
+        self.head: RegionHead = TwoStreamHead(in_features=width, num_classes=num_classes)
 
     def training_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
         """`image`: the log loss summed over classes, mean over the images with proposals; 0 where none has any."""
@@ -153,14 +143,40 @@ class Wsddn(nn.Module):
         return [vectors[index] for index in range(len(batch))]
 
 
-def _fc6_fc7(pretrained: nn.Sequential | None, *, in_features: int, fc_dim: int | None) -> tuple[nn.Linear, nn.Linear]:
-    if pretrained is not None:
-        fc6, fc7 = pretrained.get_submodule("fc6"), pretrained.get_submodule("fc7")
-        assert isinstance(fc6, nn.Linear)
-        assert isinstance(fc7, nn.Linear)
-        if fc6.in_features == in_features and fc_dim in (None, fc7.out_features):
-            return fc6, fc7
-    width = DEFAULT_FC_DIM if fc_dim is None else fc_dim
+def _fc_layers(
+    pretrained: nn.Sequential | None, *, in_features: int, fc_dim: int | None, dropout: float
+) -> tuple[nn.Sequential, int]:
+    """RoI features to the vectors that a head scores, and the length of those: fc6 and fc7, each with ReLU and dropout.
+
+    New layers have a LayerNorm before each ReLU: without one, learning rates that suit the rest of a network that
+    starts from noise kill their units. It looks at each region by itself, so images stay independent.
+    """
+    layers = _fitting(pretrained, in_features=in_features, fc_dim=fc_dim)
+    is_new = layers is None
+    fc6, fc7 = _new_fc(in_features, DEFAULT_FC_DIM if fc_dim is None else fc_dim) if layers is None else layers
+    modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for name, layer in (("6", fc6), ("7", fc7)):
+        modules[f"fc{name}"] = layer
+        if is_new:
+            modules[f"norm{name}"] = nn.LayerNorm(layer.out_features)
+        modules[f"relu{name}"] = nn.ReLU()
+        modules[f"dropout{name}"] = nn.Dropout(dropout)
+    return nn.Sequential(modules), fc7.out_features
+
+
+def _fitting(
+    pretrained: nn.Sequential | None, *, in_features: int, fc_dim: int | None
+) -> tuple[nn.Linear, nn.Linear] | None:
+    """The pretrained fc6 and fc7 where there are some of the sizes asked for."""
+    if pretrained is None:
+        return None
+    fc6, fc7 = pretrained.get_submodule("fc6"), pretrained.get_submodule("fc7")
+    assert isinstance(fc6, nn.Linear)
+    assert isinstance(fc7, nn.Linear)
+    return (fc6, fc7) if fc6.in_features == in_features and fc_dim in (None, fc7.out_features) else None
+
+
+def _new_fc(in_features: int, width: int) -> tuple[nn.Linear, nn.Linear]:
     layers = nn.Linear(in_features, width), nn.Linear(width, width)
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -410,3 +411,20 @@ def test_ids_are_used(tmp_path: Path) -> None:
     write_without_ids(tmp_path / "p.mat")
     source = ProposalFile(path=tmp_path / "p.mat", ids=("x", "y", "z"))
     np.testing.assert_array_equal(source.propose(record(tmp_path, "z")).boxes, [[6, 4, 7, 5]])
+
+
+def test_the_conversion_in_the_documentation_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "proposals.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    selective_search_layout(Path("SelectiveSearchVOC2007trainval.mat"))
+    test_boxes = {"images": cell(["000001"], column=True), "boxes": cell([np.array([[1, 2, 3, 4.0]])], column=False)}
+    savemat("SelectiveSearchVOC2007test.mat", test_boxes)
+    write_without_ids(Path("voc_2007_trainval.mat"))
+    Path("VOC2007/ImageSets/Main").mkdir(parents=True)
+    Path("VOC2007/ImageSets/Main/trainval.txt").write_text("\n".join(MATLAB))
+    exec(compile(program, "docs/proposals.md", "exec"), {})
+    merged = read_proposal_file(Path("ssw_voc2007.npz"))
+    np.testing.assert_array_equal(merged.pop("000001").boxes, [[1, 0, 4, 3]])
+    assert_is_the_example(merged, scored=False)
+    assert_is_the_example(read_proposal_file(Path("ss_voc2007.npz")), scored=False)

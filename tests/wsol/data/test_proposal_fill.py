@@ -25,6 +25,7 @@ DOUBLES = '''
 """Sources for the processes of a test. They are in a module of their own because a fresh process must import them."""
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,8 @@ class Double:
             return 1 / 0
         if record.id == "full":
             raise OSError(28, "No space left on device", "somewhere")
+        if record.id == "mask":
+            raise ValueError(f"SIGINT blocked: {signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])}")
         if record.id == "deadly":
             os._exit(7)
         if record.id.startswith("slow"):
@@ -166,10 +169,12 @@ def test_a_full_disk_is_no_fault_of_the_data(tmp_path: Path, doubles: type) -> N
     assert raised.value.errno == 28
 
 
-def test_a_process_that_dies_is_noticed_and_its_image_named(tmp_path: Path, doubles: type) -> None:
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_dies_is_noticed_and_its_image_named(tmp_path: Path, doubles: type, workers: int) -> None:
     cache = ProposalCache(tmp_path / "cache", doubles.Double(tmp_path))  # type: ignore[attr-defined]
     with pytest.raises(DataError, match=r"got exit status 7 from the process .* the proposals of .*deadly\.png"):
-        fill(cache, images(tmp_path, ["a", "deadly", "b"]), workers=2)
+        fill(cache, images(tmp_path, ["a", "deadly", "b"]), workers=workers)
     assert multiprocessing.active_children() == []
 
 
@@ -181,6 +186,14 @@ def test_a_failing_callback_leaves_no_processes(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the terminal is gone"):
         fill(cache, numbered(tmp_path, 4), workers=2, on_progress=fail)
     assert multiprocessing.active_children() == []
+
+
+def test_processes_never_see_an_interrupt(tmp_path: Path, doubles: type) -> None:
+    """Not even while they start: they would print a trace each. This process is as it was afterwards."""
+    cache = ProposalCache(tmp_path / "cache", doubles.Double(tmp_path))  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="SIGINT blocked: True"):
+        fill(cache, images(tmp_path, ["mask"]), workers=1)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_a_negative_number_of_processes_is_refused(tmp_path: Path) -> None:
@@ -219,6 +232,7 @@ def start(script: Path, source: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, str(script), str(script.parent), str(script.parent), source],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
+        start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )  # fmt: skip
     assert process.stdout is not None
@@ -266,7 +280,7 @@ def slow_fill(folder: Path, script: Path) -> tuple[subprocess.Popen[str], list[i
 def test_an_interrupt_stops_at_once_and_leaves_no_processes(tmp_path: Path, script: Path) -> None:
     process, workers = slow_fill(tmp_path, script)
     assert all(is_running(pid) for pid in workers)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: all of them get it
     _, errors = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGINT
     assert errors.count("KeyboardInterrupt") == 1, "the processes print no trace of their own"
@@ -282,6 +296,7 @@ def test_when_the_parent_is_killed_its_processes_end_after_their_image(tmp_path:
     for name in SLOW:
         (tmp_path / f"{name} may go on").write_bytes(b"")  # it finishes, and finds nobody who wants to know
     assert process.stderr is not None
-    process.stderr.read()  # ends when the last process that could write there has ended
+    errors = process.stderr.read()  # ends when the last process that could write there has ended
+    assert errors == ""
     assert [path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [".npz"] * 2
     process.communicate()

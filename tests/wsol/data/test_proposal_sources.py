@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from wsol.boxes import iou
+from wsol.data import proposal_sources
 from wsol.data.images import DataError, ImageRecord
 from wsol.data.proposal_sources import SelectiveSearch, SlidingWindowGrid
 
@@ -67,10 +68,21 @@ def test_boxes_of_a_resized_image_are_in_its_original_pixels(tmp_path: Path, res
     np.testing.assert_array_equal(boxes, np.rint(boxes))
 
 
-def test_both_sides_are_scaled_by_their_own_factor(tmp_path: Path) -> None:
-    record = save(tmp_path / "a.png", textured(height=7, width=500))  # 7 px high becomes 1: not the same factor
+@pytest.mark.parametrize("height", [3, 14])
+def test_both_sides_are_scaled_by_their_own_factor(tmp_path: Path, height: int) -> None:
+    """500 px become 50, and a height below 15 becomes 1: not a tenth."""
+    record = save(tmp_path / "a.png", np.repeat(textured(height=10, width=500)[:1], height, axis=0))
     boxes = SelectiveSearch(resize_px=50).propose(record).boxes
-    assert boxes.max(axis=0).tolist() == [boxes[:, 0].max(), 0, 500, 7]
+    assert set(boxes[:, 1]) == {0}
+    assert set(boxes[:, 3]) == {height}
+
+
+def test_boxes_that_shrink_to_nothing_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rectangles = np.array([[0, 0, 60, 40], [16, 16, 2, 20], [16, 16, 20, 2]], dtype=np.int32)  # x y width height
+    monkeypatch.setattr(proposal_sources, "_run_selective_search", lambda *_, **__: rectangles)
+    record = save(tmp_path / "a.png", textured(height=10, width=16))
+    boxes = SelectiveSearch(resize_px=160).propose(record).boxes
+    np.testing.assert_array_equal(boxes, [[0, 0, 6, 4], [0, 0, 16, 10]])
 
 
 def test_opencv_sees_the_image_as_it_reads_it_itself(tmp_path: Path) -> None:
@@ -188,7 +200,7 @@ def test_windows_wider_than_the_image_are_cut_to_it(tmp_path: Path) -> None:
     assert {tuple(side) for side in (boxes[:, 2:] - boxes[:, :2]).tolist()} == {(80, 30), (80, 80)}
 
 
-@pytest.mark.parametrize("stride", [0.1, 0.25, 1 / 3, 0.7, 1.0])
+@pytest.mark.parametrize("stride", [0.1, 0.25, 0.3, 1 / 3, 0.7, 1.0])
 @pytest.mark.parametrize("scale", [0.1, 0.25, 0.3, 0.75, 1.0])
 def test_windows_reach_from_border_to_border_with_no_step_too_long(tmp_path: Path, scale: float, stride: float) -> None:
     boxes = grid_boxes(tmp_path, 97, 61, scales=(scale,), aspect_ratios=(1.0,), stride=stride)

@@ -197,7 +197,7 @@ def test_splits_check_their_shapes() -> None:
     with pytest.raises(ValueError, match=r"got labels int8 \(2, 2\); expected int8 \(0, 2\)"):
         ImageLevelSplit(name="x", classes=CLASSES, images=(), labels=np.zeros((2, 2), dtype=np.int8))
     with pytest.raises(ValueError, match="got labels int64"):
-        EvaluationSplit(name="x", classes=CLASSES, images=(), labels=np.zeros((0, 2), dtype=np.int64), ground_truth=())  # type: ignore[arg-type]
+        EvaluationSplit(name="x", classes=CLASSES, images=(), labels=np.zeros((0, 2), dtype=np.int64), ground_truth=())
 
 
 # --- classes --------------------------------------------------------------------------------------
@@ -377,7 +377,9 @@ def test_exif_is_applied_unless_the_annotation_is_as_stored(
     rotate(tmp_path / "JPEGImages" / "a.jpg", orientation=6)
     train = read_image_level_split(tmp_path, split="train", classes=CLASSES)
     assert train.images[0].apply_exif is apply_exif
-    assert [kind in message for message in warnings_of(caplog)] == ([True] if kind else [])
+    messages = warnings_of(caplog)
+    assert len(messages) == (kind is not None)
+    assert all(kind is not None and kind in message for message in messages)
     read = read_evaluation_split(tmp_path, split="train", classes=CLASSES)
     assert read.images == train.images
     assert image_size(read.images[0]) == frame

@@ -313,7 +313,11 @@ def test_an_address_where_nobody_listens(tmp_path: Path, server: Server) -> None
 
 def test_a_silent_server_is_given_up(tmp_path: Path, server: Server) -> None:
     released = threading.Event()
-    server.answers["/a"] = [lambda handler: released.wait(10) and None]
+
+    def silence(handler: BaseHTTPRequestHandler) -> None:
+        released.wait(10)
+
+    server.answers["/a"] = [silence]
     with pytest.raises(DownloadError, match=r"timed out.*4 requests in a row brought nothing new"):
         download(tmp_path, archives=[server.archive("a.tar", TRAINVAL, "/a")], sleep=Clock(), timeout_s=0.05)
     released.set()

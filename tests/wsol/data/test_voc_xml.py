@@ -88,3 +88,8 @@ def test_other_encodings(tmp_path: Path, encoding: str) -> None:
     text = f"{declaration}<annotation><object><name>c\u00e3o</name></object></annotation>"
     path.write_bytes(text.encode(encoding))
     assert read_content(path).objects == (NamedObject(number=1, name="c\u00e3o", difficult=False),)
+
+
+def test_only_objects_of_the_image_itself_count(tmp_path: Path) -> None:
+    nested = f"<annotation><other>{THING.format(0)}</other>{THING.format(1)}</annotation>"
+    assert read_content(write(tmp_path, nested)).objects == (NamedObject(number=1, name="cat", difficult=True),)
