@@ -139,7 +139,6 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
     from wsol.detections import save_detections
     from wsol.training import fit
 
-    torch.set_num_threads(request.slot.threads)
     result = fit(
         ExperimentConfig.model_validate(dict(request.config)),
         checkpoint_dir=paths.checkpoint,
@@ -147,6 +146,7 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
         on_resume=lambda epochs: cut_metrics(paths, epochs=epochs),
         on_epoch=lambda record: _record_epoch(record, request.number, paths, connection),
         should_stop=_stop_asked(connection),
+        threads=request.slot.threads,
     )
     save_detections(paths.detections, result.detections)
     rows = read_metrics(paths)

@@ -15,23 +15,8 @@ from torchvision.ops import clip_boxes_to_image, nms
 
 from wsol.boxes import Detections
 from wsol.data.batch import ImageBatch
-from wsol.detections import Metrics, SplitDetections, load_detections, measure, save_detections
+from wsol.detections import SplitDetections
 from wsol.models.detector import ImagePrediction, WeaklySupervisedModel
-
-__all__ = [
-    "Metrics",
-    "NonFinitePredictionError",
-    "PostProcessing",
-    "SplitDetections",
-    "above_threshold",
-    "detect",
-    "load_detections",
-    "measure",
-    "save_detections",
-    "suppress_by_class",
-    "to_original_pixels",
-    "top_boxes",
-]
 
 
 class NonFinitePredictionError(ArithmeticError):

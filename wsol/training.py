@@ -96,6 +96,7 @@ def fit(
     on_epoch: Callable[[EpochRecord], None],
     should_stop: Callable[[], bool],
     on_resume: Callable[[int], None] = lambda epochs: None,
+    threads: int | None = None,
 ) -> FitResult:
     """Trains and evaluates a trial, going on from the newest checkpoint in `checkpoint_dir`.
 
@@ -111,6 +112,8 @@ def fit(
         should_stop: asked before each step of training and evaluation. It should be cheap.
         on_resume: called once, before any training, with the number of epochs that are done: 0 for a new start.
             Records of later epochs are void.
+        threads: of torch, within this call; None: as many as it has. (Setting them before the call starts threads,
+            and a process with threads cannot fork its loader processes.)
 
     Raises:
         Interrupted: when `should_stop` said so; calling again goes on.
@@ -123,7 +126,7 @@ def fit(
     if saved is not None:
         _check_identity(saved, plan, checkpoint_dir)
     data = build_data(config, pin_memory=device.type == "cuda")  # first: loader processes start before other threads
-    with _reproducible(device):
+    with _reproducible(device, threads=threads):
         model = build_model(config, num_classes=len(data.classes)).to(device)
         optimizer, schedule = build_optimizer(config, model)
         run = _Run(plan, data, model, optimizer, schedule, device, should_stop)
@@ -249,13 +252,16 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _reproducible(device: torch.device) -> Iterator[None]:
-    """Deterministic algorithms, and global generators that the caller gets back as they were."""
+def _reproducible(device: torch.device, *, threads: int | None) -> Iterator[None]:
+    """Deterministic algorithms and so many threads; global generators and all else come back as they were."""
     on_cuda = device.type == "cuda"
     with ExitStack() as stack:
         if on_cuda:
             stack.enter_context(torch.cuda.device(device))
         stack.enter_context(torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_cuda else []))
+        if threads is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(threads)
         stack.enter_context(_deterministic_algorithms(warn_only=on_cuda))  # CUDA has none for the RoI operations
         yield
 

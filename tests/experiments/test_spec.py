@@ -277,7 +277,7 @@ class TestFaultsOfTheSearch:
         keys = ("train.lr", "train.weight_decay", "train.lr_gamma", "evaluate.nms_iou", "evaluate.score_threshold")
         axes = "\n".join(f"      {key}: [{values}]" for key in keys)
         assert fault(f"{{EXPERIMENT}}\nsearch:\n  - grid:\n{axes}\n") == (
-            "sweep.yaml:5: got more than 1,000,000,000,000 trials; expected at most 100,000"
+            "sweep.yaml:5: got more than 1,000,000,000,000 trials; expected at most 50,000"
         )
 
     def test_blocks_and_seeds_count_together(self, fault: Fault, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from experiments.store import (
     cut_metrics,
     read_metrics,
     read_result,
+    trained_s,
     write_csv,
     write_json,
     write_result,
@@ -230,6 +231,10 @@ class TestTrials:
         assert [found.number for found in store.trials()] == [7]
 
 
+def row(epoch: int) -> dict[str, Any]:
+    return {"epoch": epoch, "duration_s": 1.5}
+
+
 class TestMetrics:
     @pytest.fixture
     def paths(self, trial: StoredTrial) -> TrialPaths:
@@ -237,33 +242,42 @@ class TestMetrics:
 
     def test_row_by_row(self, paths: TrialPaths) -> None:
         assert read_metrics(paths) == []
-        rows: list[dict[str, Any]] = [{"epoch": 1, "metrics": {"é": None}}, {"epoch": 2, "loss": 0.5}]
-        for row in rows:
-            append_metrics(paths, row)
+        rows: list[dict[str, Any]] = [row(1) | {"metrics": {"é": None}}, row(2) | {"loss": 0.5}]
+        for each in rows:
+            append_metrics(paths, each)
         assert read_metrics(paths) == rows
         assert paths.metrics.read_text().count("\n") == 2
 
     @pytest.mark.parametrize("torn", ["{", '{"epoch": 3', '{"epoch": 3}', "\x00\x00\x00", "\xc3"])
     def test_a_torn_last_line_is_left_out_and_cut_off(self, paths: TrialPaths, torn: str) -> None:
-        append_metrics(paths, {"epoch": 1})
-        append_metrics(paths, {"epoch": 2})
+        append_metrics(paths, row(1))
+        append_metrics(paths, row(2))
         with paths.metrics.open("ab") as file:
             file.write(torn.encode("latin-1"))
-        assert read_metrics(paths) == [{"epoch": 1}, {"epoch": 2}]
+        assert read_metrics(paths) == [row(1), row(2)]
         cut_metrics(paths, epochs=2)
-        append_metrics(paths, {"epoch": 3})
-        assert read_metrics(paths) == [{"epoch": 1}, {"epoch": 2}, {"epoch": 3}]
+        append_metrics(paths, row(3))
+        assert read_metrics(paths) == [row(1), row(2), row(3)]
 
-    @pytest.mark.parametrize("damage", ["{", "\x00", "\xff"])
-    def test_a_torn_line_in_the_middle_is_an_error(self, paths: TrialPaths, damage: str) -> None:
-        paths.metrics.write_bytes(b'{"epoch": 1}\n' + damage.encode("latin-1") + b'\n{"epoch": 3}\n')
-        with pytest.raises(ValueError, match=r"Expect|decode"):
-            read_metrics(paths)
+    @pytest.mark.parametrize("damage", ["{", "\x00", "\xff", "[]", '{"epoch": 2}', "3"])
+    def test_a_damaged_line_in_the_middle_is_left_out_and_counted(
+        self, paths: TrialPaths, damage: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        append_metrics(paths, row(1))
+        with paths.metrics.open("ab") as file:
+            file.write(damage.encode("latin-1") + b"\n")
+        append_metrics(paths, row(3))
+        assert read_metrics(paths) == [row(1), row(3)]
+        assert "1 damaged lines left out" in caplog.text
+
+    def test_the_time_of_all_epochs(self) -> None:
+        assert trained_s([row(1), row(2)]) == 3.0
+        assert trained_s([]) == 0.0
 
     @pytest.mark.parametrize("epochs", [0, 1, 3, 4])
     def test_cut(self, paths: TrialPaths, epochs: int) -> None:
         for epoch in (1, 2, 3):
-            append_metrics(paths, {"epoch": epoch})
+            append_metrics(paths, row(epoch))
         cut_metrics(paths, epochs=epochs)
         assert [row["epoch"] for row in read_metrics(paths)] == [1, 2, 3][:epochs]
 

@@ -70,7 +70,7 @@ class TestLeaderboard:
     def test_best_first(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
         spec = load("name: quick\n" + GRID % "0.1, 0.02, 0.003, 4.0e-9")
         text = report(spec, entries(spec, values(0.25, 0.5, None)))
-        assert text.splitlines()[0].rstrip() == "quick: leaderboard (on split val)"
+        assert text.splitlines()[1].rstrip() == "quick: leaderboard (on split val)"
         table = text.partition("quick: ap50_11pt per class")[0]
         assert cells(table) == [
             ["1", "0.02", "0.5000", "-", "-", "-", "12 s"],
@@ -82,7 +82,7 @@ class TestLeaderboard:
         spec = load(
             "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1], train.batch_size: [2], evaluate.batch_size: [2]}\n"
         )
-        heading = printed(leaderboard_table(spec, entries(spec, values(0.5))), width=200).splitlines()[2]
+        heading = printed(leaderboard_table(spec, entries(spec, values(0.5))), width=200).splitlines()[1]
         assert heading.split("┃")[1:5] == [" trial ", "  lr ", " train.batch_size ", " evaluate.batch_size "]
 
     def test_seeds_have_a_column_where_there_are_several(self, load: Load, entries: Callable[..., list[Entry]]) -> None:

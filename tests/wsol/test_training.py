@@ -6,7 +6,7 @@ import dataclasses
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits") / "data"
     digits.generate(folder, seed=0, train=12, val=6, test=0, image_px=64)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _config(root: Path, task: str = "wsddn", **changes: Any) -> ExperimentConfig:
@@ -97,6 +89,7 @@ class Attempts:
             on_epoch=keep,
             should_stop=should_stop,
             on_resume=self._cut,
+            threads=1,
         )
 
     def state(self) -> dict[str, Any]:
@@ -137,7 +130,6 @@ def _everything(attempts: Attempts, result: FitResult) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What the trial of each task leaves when nothing stops it."""
-    torch.set_num_threads(1)
     left = {}
     for task in TASKS:
         attempts = Attempts(tmp_path_factory.mktemp(task))
@@ -248,6 +240,7 @@ def test_the_loss_is_the_mean_over_images(root: Path, tmp_path: Path, monkeypatc
 
     def recorded(self: Wsddn, batch: ImageBatch) -> dict[str, Tensor]:
         losses = original(self, batch)
+        assert self.training
         batches.append((len(batch), losses["image"].item()))
         return losses | {"extra": 2 * losses["image"]}
 
@@ -298,7 +291,8 @@ def test_global_state_is_given_back(root: Path, tmp_path: Path) -> None:
     random.seed(5)
     np.random.seed(5)
     torch.manual_seed(5)
-    during: list[bool] = []
+    during: list[tuple[bool, int]] = []
+    threads = torch.get_num_threads()
 
     def state() -> list[Any]:
         return [
@@ -307,9 +301,11 @@ def test_global_state_is_given_back(root: Path, tmp_path: Path) -> None:
             np.random.get_state()[1].tolist(),  # type: ignore[index]
             torch.are_deterministic_algorithms_enabled(),
             torch.backends.cudnn.benchmark,
+            torch.get_num_threads(),
         ]
 
     torch.backends.cudnn.benchmark = True
+    torch.set_num_threads(2)
     before = state()
     attempts = Attempts(tmp_path)
     config = _config(root, train__epochs=2)
@@ -317,13 +313,16 @@ def test_global_state_is_given_back(root: Path, tmp_path: Path) -> None:
         attempts.run(
             config,
             should_stop=_after(4),
-            on_epoch=lambda record: during.append(torch.are_deterministic_algorithms_enabled()),
+            on_epoch=lambda record: during.append(
+                (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads())
+            ),
         )
     assert state() == before
     attempts.run(config)
     assert state() == before
     torch.backends.cudnn.benchmark = False
-    assert during == [True]
+    torch.set_num_threads(threads)
+    assert during == [(True, 1)]
 
 
 def test_what_is_drawn_does_not_depend_on_global_generators(

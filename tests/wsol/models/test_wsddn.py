@@ -76,8 +76,10 @@ def reference(model: Wsddn, batch: ImageBatch) -> tuple[Tensor, list[Tensor]]:
         class_logits, region_logits = [], []
         for box in boxes.tolist():
             vector = roi_max_pool(features, box, stride=model.backbone.stride, size=2)
-            for layer in ("fc6", "fc7"):
-                vector = F.relu(parameters[f"fc.{layer}.weight"] @ vector + parameters[f"fc.{layer}.bias"])
+            for number in (6, 7):
+                vector = parameters[f"fc.fc{number}.weight"] @ vector + parameters[f"fc.fc{number}.bias"]
+                vector = (vector - vector.mean()) / (vector.var(unbiased=False) + 1e-5).sqrt()
+                vector = F.relu(parameters[f"fc.norm{number}.weight"] * vector + parameters[f"fc.norm{number}.bias"])
             class_logits.append(parameters["head.classification.weight"] @ vector)
             region_logits.append(parameters["head.detection.weight"] @ vector)
             class_logits[-1] = class_logits[-1] + parameters["head.classification.bias"]
@@ -317,7 +319,7 @@ def test_roi_size_defaults_to_the_backbones() -> None:
 def test_dropout_after_each_fc_layer() -> None:
     model = build(dropout=0.25)
     layers = dict(model.fc.named_children())
-    assert list(layers) == ["flatten", "fc6", "relu6", "dropout6", "fc7", "relu7", "dropout7"]
+    assert list(layers) == ["flatten", "fc6", "norm6", "relu6", "dropout6", "fc7", "norm7", "relu7", "dropout7"]
     assert [layers[name].p for name in ("dropout6", "dropout7")] == [0.25, 0.25]
     batch = collate([sample([1.0, -1.0, 1.0], random_boxes(6, width=72, height=80))])
     assert model.training_losses(batch)["image"] != model.training_losses(batch)["image"]
