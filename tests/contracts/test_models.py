@@ -276,7 +276,7 @@ def test_a_batch_can_be_learnt_by_heart(build: Build) -> None:
     batch = collate([sample(), sample((-1, 1, -1, 1)), sample((-1, -1, 1, -1))])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(60):
+    for _ in range(120):
         optimizer.zero_grad()
         loss = total(model, batch)
         loss.backward()

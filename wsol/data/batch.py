@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,13 +84,20 @@ class ImageBatch:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> ImageBatch:
-        """The same batch with every tensor on `device`."""
+        """The same batch with every tensor on `device`; copies from page-locked memory overlap with its work."""
+        return self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> ImageBatch:
+        """The same batch in page-locked memory. A DataLoader with `pin_memory` looks for this method."""
+        return self._with_each(Tensor.pin_memory)
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
         return replace(
             self,
-            images=[image.to(device) for image in self.images],
-            labels=self.labels.to(device),
-            proposals=[boxes.to(device) for boxes in self.proposals],
-            proposal_scores=[None if scores is None else scores.to(device) for scores in self.proposal_scores],
+            images=[change(image) for image in self.images],
+            labels=change(self.labels),
+            proposals=[change(boxes) for boxes in self.proposals],
+            proposal_scores=[None if scores is None else change(scores) for scores in self.proposal_scores],
         )
 
 

@@ -103,3 +103,16 @@ def test_collate_refuses_different_class_counts() -> None:
     other = make_sample(labels=torch.tensor([1.0, -1.0]), image_id="000009")
     with pytest.raises(ValueError, match="got 2 labels for 000009; expected 3"):
         collate([make_sample(), other])
+
+
+def test_pin_memory_reaches_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page-locked memory needs a GPU; which tensors are asked for it does not."""
+    pinned: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (pinned.append(id(tensor)), tensor)[1])
+    scored = Sample(torch.rand(3, 4, 5), torch.tensor([1.0]), torch.zeros(2, 4), torch.zeros(2), "a", (1.0, 1.0))
+    unscored = Sample(torch.rand(3, 6, 7), torch.tensor([-1.0]), torch.zeros(0, 4), None, "b", (1.0, 1.0))
+    batch = collate([scored, unscored])
+    same = batch.pin_memory()
+    tensors = [*batch.images, batch.labels, *batch.proposals, batch.proposal_scores[0]]
+    assert sorted(pinned) == sorted(map(id, tensors))
+    assert same.proposal_scores[1] is None
