@@ -21,7 +21,9 @@ def main(leaderboard: Path) -> int:
     print(f"quickstart: ap50_11pt/mean best {values[-1]:.4f}, worst {values[0]:.4f}")
     holds = len(values) >= MIN_TRIALS and values[-1] >= MIN_BEST and values[0] <= MAX_WORST_OF_BEST * values[-1]
     if not holds:
-        print(f"expected {MIN_TRIALS} trials, a best of {MIN_BEST}, the worst at most half of the best", file=sys.stderr)
+        print(
+            f"expected {MIN_TRIALS} trials, a best of {MIN_BEST}, the worst at most half of the best", file=sys.stderr
+        )
     return 0 if holds else 1
 
 

@@ -164,9 +164,7 @@ def _in_original_pixels(
     boxes = clip_boxes_to_image(to_original_pixels(prediction.boxes, scale), (height, width))  # (N, 4)
     best = top_boxes(boxes, prediction.box_scores)  # (C, 4)
     candidates = above_threshold(boxes, prediction.box_scores, threshold=options.score_threshold)
-    kept = suppress_by_class(
-        *candidates, num_classes=prediction.box_scores.shape[1], iou_threshold=options.nms_iou
-    )
+    kept = suppress_by_class(*candidates, num_classes=prediction.box_scores.shape[1], iou_threshold=options.nms_iou)
     points = to_original_pixels(prediction.points, scale)
     limit = points.new_tensor([width, height])
     return _ImageDetections(

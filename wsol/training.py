@@ -135,9 +135,7 @@ def fit(
         return _train(run, checkpoint_dir, first_epoch=done + 1, on_epoch=on_epoch)
 
 
-def _train(
-    run: _Run, checkpoint_dir: Path, *, first_epoch: int, on_epoch: Callable[[EpochRecord], None]
-) -> FitResult:
+def _train(run: _Run, checkpoint_dir: Path, *, first_epoch: int, on_epoch: Callable[[EpochRecord], None]) -> FitResult:
     result = None
     for epoch in range(first_epoch, run.plan.epochs + 1):
         started = time.perf_counter()

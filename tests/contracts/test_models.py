@@ -303,6 +303,4 @@ def test_cuda_agrees_with_the_cpu(build: Build) -> None:
             for field in ("class_scores", "boxes", "box_scores", "points"):
                 value = getattr(got, field)
                 assert value.device.type == "cuda"
-                torch.testing.assert_close(
-                    value.cpu(), getattr(reference, field), rtol=1e-3, atol=1e-4, equal_nan=True
-                )
+                torch.testing.assert_close(value.cpu(), getattr(reference, field), rtol=1e-3, atol=1e-4, equal_nan=True)

@@ -149,9 +149,7 @@ def test_a_file_of_proposals_that_is_missing(root: Path, tmp_path: Path) -> None
         prepare_data([config], workers=0)
 
 
-def test_the_localizer_never_asks_for_proposals(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_localizer_never_asks_for_proposals(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WSOL_CACHE", str(tmp_path))
     for proposals in ({"source": "file", "file": "missing.npz"}, {"source": "selective_search"}):
         config = _config(root, task="localizer", proposals=proposals)

@@ -166,9 +166,7 @@ class _Attack:
 
 
 @pytest.mark.parametrize("write", [torch.save, functools.partial(pickle.dump, protocol=2)])
-def test_code_in_a_file_is_not_run(
-    tmp_path: Path, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_in_a_file_is_not_run(tmp_path: Path, write: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with (tmp_path / "attack").open("wb") as file:
         write({"model": _Attack()}, file)

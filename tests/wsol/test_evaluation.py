@@ -233,9 +233,7 @@ def test_scores_of_nan_are_refused(broken: str) -> None:
     prediction = _prediction([[0, 0, 1, 1]], [[0.5, 0.5]])
     getattr(prediction, broken).view(-1)[-1] = math.nan
     with pytest.raises(NonFinitePredictionError, match="NaN for image b"):
-        _detect(
-            FakeModel([_prediction([], []), prediction]), _batch(size=(9, 9), scale=(1.0, 1.0), ids=("a", "b"))
-        )
+        _detect(FakeModel([_prediction([], []), prediction]), _batch(size=(9, 9), scale=(1.0, 1.0), ids=("a", "b")))
 
 
 def test_infinite_class_scores_are_fine() -> None:

@@ -189,17 +189,13 @@ def test_after_stops_it_goes_on_as_if_there_had_been_none(
     assert _everything(attempts, result) == undisturbed[task]
 
 
-def test_another_seed_gives_something_else(
-    root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
-) -> None:
+def test_another_seed_gives_something_else(root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]) -> None:
     attempts = Attempts(tmp_path)
     attempts.run(_config(root, seed=1))
     assert _bits(attempts.state())["model"] != undisturbed["wsddn"]["state"]["model"]
 
 
-def test_a_finished_trial_is_only_evaluated(
-    root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
-) -> None:
+def test_a_finished_trial_is_only_evaluated(root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]) -> None:
     attempts = Attempts(tmp_path)
     attempts.run(_config(root))
     result = attempts.run(_config(root))

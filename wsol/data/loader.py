@@ -108,9 +108,7 @@ class ImageData:
             scale=scale,
         )
 
-    def _proposals(
-        self, record: ImageRecord, scale: tuple[float, float]
-    ) -> tuple[NDArray[np.float32], Tensor | None]:
+    def _proposals(self, record: ImageRecord, scale: tuple[float, float]) -> tuple[NDArray[np.float32], Tensor | None]:
         """Boxes (N, 4) in pixels of the resized image, and scores (N,) or None."""
         if self.propose is None:
             return np.zeros((0, 4), dtype=np.float32), None

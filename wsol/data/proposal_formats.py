@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import uuid
 import zipfile
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsol.atomic_file import pending_file
 from wsol.boxes import from_voc
 from wsol.data.images import DataError
 from wsol.data.proposals import BoxArray, Proposals, ScoreArray
@@ -76,13 +76,9 @@ def write_proposal_npz(path: Path, proposals: Mapping[str, Proposals]) -> None:
         raise ValueError(f"got scores for {len(scores)} of {len(values)} images; expected them for all or none")
     if scores:
         arrays["scores"] = np.concatenate(scores)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with pending_file(path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")) as pending:
+        np.savez_compressed(pending.file, allow_pickle=False, **arrays)
+        pending.publish(path.name)
 
 
 def _read_npz(path: Path) -> dict[str, Proposals]:

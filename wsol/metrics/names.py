@@ -14,4 +14,3 @@ METRICS_OF_TASK: dict[Literal["wsddn", "localizer"], tuple[str, ...]] = {
     "localizer": IMAGE_METRICS,
 }
 """The first one is the default objective."""
-

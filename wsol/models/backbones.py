@@ -20,10 +20,7 @@ MIN_SIDE_PX = 64
 """Smaller images are padded to it: the convolutions and pools of every backbone then leave at least one cell."""
 
 
-
-def normalize_and_pad(
-    images: Sequence[Tensor], *, mean: Tensor, std: Tensor
-) -> tuple[Tensor, list[tuple[int, int]]]:
+def normalize_and_pad(images: Sequence[Tensor], *, mean: Tensor, std: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:
     """Makes one tensor of images.
 
     Args:

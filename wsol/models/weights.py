@@ -15,7 +15,15 @@ from torch import Tensor, nn
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _SHOWN_KEYS = 4
 _DAMAGED = (
-    OSError, RuntimeError, EOFError, pickle.PickleError, struct.error, LookupError, ValueError, TypeError, AttributeError
+    OSError,
+    RuntimeError,
+    EOFError,
+    pickle.PickleError,
+    struct.error,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
 )
 """What torch.load raises for files that are no checkpoints: the restricted unpickler stumbles in many ways."""
 

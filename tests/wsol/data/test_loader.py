@@ -218,9 +218,7 @@ def test_worker_processes_die_with_a_killed_parent(tmp_path: Path) -> None:
     """)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", script, str(tmp_path / "a.png")]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as parent:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
         first, second, *pids = parent.stdout.readline().split()
         assert (first, second) == ("fork", "forkserver")

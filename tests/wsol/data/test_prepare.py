@@ -42,9 +42,7 @@ def test_sources_are_made_of_their_keys() -> None:
     assert _source("selective_search", quality="quality", resize_px=50) == SelectiveSearch(
         quality="quality", resize_px=50
     )
-    assert _source("grid", grid_scales=(0.2,)) == SlidingWindowGrid(
-        scales=(0.2,), aspect_ratios=(1.0,), stride=0.5
-    )
+    assert _source("grid", grid_scales=(0.2,)) == SlidingWindowGrid(scales=(0.2,), aspect_ratios=(1.0,), stride=0.5)
     with pytest.raises(DataError, match=r"got no proposals\.file"):
         _source("file")
 

@@ -63,9 +63,7 @@ def test_a_shift_by_the_stride_shifts_the_map_by_a_cell(name: str) -> None:
         maps = backbone(image)
         shifted = backbone(image.roll((backbone.stride, 2 * backbone.stride), dims=(2, 3)))
     middle = maps.shape[-1] // 2
-    torch.testing.assert_close(
-        shifted[:, :, middle, middle], maps[:, :, middle - 1, middle - 2], rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(shifted[:, :, middle, middle], maps[:, :, middle - 1, middle - 2], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL_SMALL)

@@ -36,9 +36,7 @@ class Pixels(nn.Module):
 def pixel_localizer(pooling: str = "max") -> Localizer:
     """Class scores are the colour channels: class 0 is red, 1 green, 2 blue."""
     backbone = Backbone(Pixels(), out_channels=3, stride=16, image_mean=(0, 0, 0), image_std=(1, 1, 1))
-    model = Localizer(
-        backbone=backbone, num_classes=3, hidden_channels=3, dropout=0.5, pooling=build_pooling(pooling)
-    )
+    model = Localizer(backbone=backbone, num_classes=3, hidden_channels=3, dropout=0.5, pooling=build_pooling(pooling))
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.zero_()
