@@ -40,10 +40,8 @@ def _rows(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
             rows += _rows(section, f"{prefix}{name}.")
             continue
         default = "required" if field.default is PydanticUndefined else f"`{json.dumps(field.default)}`"
-        choices = [choice for choice in _literals(field.annotation)]
-        text = "; ".join(
-            part for part in (" \\| ".join(f"`{choice}`" for choice in choices), texts.get(name, "")) if part
-        )
+        choices = " \\| ".join(f"`{choice}`" for choice in _literals(field.annotation))
+        text = "; ".join(part for part in (choices, texts.get(name, "")) if part)
         rows.append((prefix + name, default, text))
     return rows
 

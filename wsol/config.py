@@ -160,11 +160,14 @@ class TrainConfig(_Section):
     """Optimization, and what an image looks like in training."""
 
     epochs: PositiveInt = 20
+    """Passes over the training split."""
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0.0)] = 1e-5
+    """Learning rate at the start. The losses are sums over classes, means over images."""
     lr_milestones: Annotated[tuple[PositiveInt, ...], _FromList] = ()
     """Epochs after which the learning rate is multiplied by `lr_gamma`."""
     lr_gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    """Factor at each of `lr_milestones`."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """SGD only."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
@@ -187,8 +190,9 @@ class EvaluateConfig(_Section):
     every: PositiveInt = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     scale_px: PositiveInt | None = None
-    """Image scale in the meaning of `train.resize`; null: the median of `train.scales_px`."""
+    """Image scale in the meaning of `train.resize`; null: the median of `train.scales_px` (the upper one of two)."""
     batch_size: PositiveInt = 1
+    """Images at a time. Cannot change a result by more than rounding."""
     nms_iou: Fraction = 0.4
     """A detection is dropped when it overlaps a better one of its class by more than this."""
     score_threshold: Annotated[float, Field(ge=0.0)] = 1e-4
@@ -199,7 +203,9 @@ class ExperimentConfig(_Section):
     """One trial, fully resolved."""
 
     task: Literal["wsddn", "localizer"]
+    """A detector that scores proposals, or a fully convolutional localizer."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Of every random choice. In a sweep: `seeds`."""
     data: DataConfig
     proposals: ProposalsConfig = ProposalsConfig()
     model: ModelConfig = ModelConfig()
