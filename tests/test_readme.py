@@ -1,0 +1,208 @@
+"""Every command and every snippet of the README is run. A new one without an entry here fails."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import runner
+from experiments.spec import load_spec
+from experiments.store import SweepStore, append_metrics
+from wsol.data import digits, voc2007
+from wsol.data.voc import VOC_CLASSES
+from wsol.data.voc2007 import Archive
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+README = (REPOSITORY / "README.md").read_text("utf-8")
+
+LAST_LINE_OF_A_DRY_RUN = "dry run: nothing was started"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = list(dict.fromkeys(line for block in blocks("bash") for line in block.splitlines()))
+
+RUN_BY_CI = {"make quickstart", "make test"}
+OF_THE_SHELL = {"source .venv/bin/activate"}
+DOWNLOAD = "python runner.py data voc2007 --root data"
+LONG = "python runner.py sweeps/wsddn_lr.yaml"
+"""Days of work: it is run until its first epoch, then interrupted."""
+SHOWN_DRY = {
+    "python runner.py sweeps/wsddn_lr.yaml --dry-run",
+    "python runner.py sweeps/wsddn_lr.yaml --gpus 0,2",
+    "python runner.py sweeps/quickstart.yaml --cpu-slots 1",
+    "python runner.py sweeps/quickstart.yaml",
+    "python runner.py sweeps/quickstart.yaml --retry-failed",
+}
+"""Run with --dry-run: the real runs are CI's quickstart and tests/faults."""
+
+
+def test_every_command_is_known_here() -> None:
+    assert set(COMMANDS) == {"make quickstart", *OF_THE_SHELL, DOWNLOAD, LONG, *SHOWN_DRY}
+
+
+def test_ci_runs_what_a_new_user_types() -> None:
+    lines = (REPOSITORY / ".ci" / "run").read_text("utf-8").splitlines()
+    assert set(lines) >= RUN_BY_CI
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder like a fresh clone, with the sweeps and nothing else, that the commands are run in."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(REPOSITORY / "sweeps", folder / "sweeps")
+    shutil.copy(REPOSITORY / "runner.py", folder / "runner.py")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def downloaded(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The README's download command, run against archives on loopback. Returns the checkout with its data."""
+    served = tmp_path_factory.mktemp("server")
+    archives = [_archive(served, name, split) for name, split in (("trainval.tar", "train"), ("test.tar", "val"))]
+    with _server(served) as url, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(checkout)
+        patch.setitem(voc2007.download.__kwdefaults__, "archives", [_at(archive, url) for archive in archives])
+        patch.setitem(voc2007.is_complete.__kwdefaults__, "archives", [_at(archive, url) for archive in archives])
+        assert runner.main(shlex.split(DOWNLOAD)[2:]) == 0
+    return checkout
+
+
+def _archive(folder: Path, name: str, split: str) -> Archive:
+    """A tar with a VOCdevkit/VOC2007 of two images for one split."""
+    made = folder / f"made-{split}"
+    digits.generate(made / "VOCdevkit" / "VOC2007", seed=0, train=2, val=2, test=0, image_px=64)
+    voc = made / "VOCdevkit" / "VOC2007"
+    for annotation in voc.glob("Annotations/*.xml"):
+        text = annotation.read_text("utf-8")
+        annotation.write_text(re.sub(r"digit_(\d)", lambda match: VOC_CLASSES[int(match[1])], text), "utf-8")
+    for path in voc.rglob("*"):
+        if path.is_file() and (path.stem.startswith("digit_") or path.name == "digits.json" or _other(path, split)):
+            path.unlink()
+    with tarfile.open(folder / name, "w") as tar:
+        tar.add(made / "VOCdevkit", "VOCdevkit")
+    return Archive(name=name, md5=hashlib.md5((folder / name).read_bytes()).hexdigest(), urls=())
+
+
+def _other(path: Path, split: str) -> bool:
+    return not path.stem.startswith(split) or path.name == "trainval.txt"
+
+
+def _at(archive: Archive, url: str) -> Archive:
+    return Archive(name=archive.name, md5=archive.md5, urls=(f"{url}/{archive.name}",))
+
+
+class _server:
+    """Serves a folder on loopback."""
+
+    def __init__(self, folder: Path) -> None:
+        def handler(*args: object) -> http.server.SimpleHTTPRequestHandler:
+            return http.server.SimpleHTTPRequestHandler(*args, directory=str(folder))  # type: ignore[arg-type]
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._thread = threading.Thread(target=self._server.serve_forever)
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def test_the_download_command(downloaded: Path) -> None:
+    voc = downloaded / "data" / "VOCdevkit" / "VOC2007"
+    assert len(list((voc / "JPEGImages").iterdir())) == 4
+    assert (voc / "ImageSets" / "Main" / "train.txt").is_file()
+
+
+@pytest.mark.parametrize("command", sorted(SHOWN_DRY))
+def test_the_commands_of_a_sweep(command: str, downloaded: Path, tmp_path: Path) -> None:
+    if "--dry-run" not in command:
+        command += " --dry-run"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "0,1,2"}
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]], cwd=downloaded, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == LAST_LINE_OF_A_DRY_RUN
+
+
+@pytest.fixture
+def alexnet_weights(tmp_path: Path) -> Path:
+    """Random numbers where torch hub keeps AlexNet's ImageNet weights: there is nothing to download here."""
+    code = (
+        "import torch, torchvision, sys; "
+        "torch.save(torchvision.models.alexnet().state_dict(), sys.argv[1] + '/alexnet-owt-7be5be79.pth')"
+    )
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+    return tmp_path
+
+
+def test_the_long_sweep_starts_and_stops(downloaded: Path, alexnet_weights: Path) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONUNBUFFERED": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TORCH_HOME": str(alexnet_weights),
+    }
+    command = [sys.executable, *shlex.split(LONG)[1:], "--cpu-slots", "1"]
+    with subprocess.Popen(command, cwd=downloaded, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = list(_until(process.stdout, r"trial 0 epoch 1/20: loss [\d.]+"))
+        process.send_signal(signal.SIGINT)
+        lines += process.stdout.readlines()
+    assert process.returncode == 130, "".join(lines)
+    assert "sweep wsddn_lr: 12 trials, 0 finished before, 12 to run\n" in lines
+
+
+def _until(stream: Iterator[str], pattern: str) -> Iterator[str]:
+    for line in stream:
+        yield line
+        if re.match(pattern, line):
+            return
+    pytest.fail(f"the output ended without {pattern}")
+
+
+def test_the_snippet_for_wandb(tmp_path: Path) -> None:
+    spec = load_spec(REPOSITORY / "sweeps" / "quickstart.yaml")
+    store = SweepStore(tmp_path / "results" / "quickstart")
+    for number, plan in enumerate(spec.plans[:2]):
+        trial = store.create_trial(number, plan.signature, plan.config.model_dump(mode="json"))
+        row = {"epoch": 1, "loss": 2.0, "lr": 0.1, "duration_s": 1.0, "metrics": {}}
+        append_metrics(trial.paths, row)
+        append_metrics(trial.paths, row | {"epoch": 2, "metrics": {"ap50_11pt/mean": 0.5, "ap50_11pt/a": None}})
+    (snippet,) = blocks("python")
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
+    subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    runs = sorted(path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*"))
+    assert runs == sorted(plan.signature[:8] for plan in spec.plans[:2])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/sweep-spec.md"])
+def test_the_specs_shown_are_specs(page: str, tmp_path: Path) -> None:
+    text = (REPOSITORY / page).read_text("utf-8")
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "shown.yaml"
+    file.write_text(shown)
+    assert len(load_spec(file).plans) == (4 + 2) * 3
