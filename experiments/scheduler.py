@@ -56,6 +56,8 @@ class Scheduler:
         self._next_number = 0
         self._results: dict[str, TrialResult] = {}
         self._stop_asked = False
+        self._kill_asked = False
+        self._stopping: set[int] = set()
 
     @property
     def was_stopped(self) -> bool:
@@ -100,6 +102,7 @@ class Scheduler:
         self._show_progress()
         while self._slot_of or ((self._waiting or self._again) and not self._stop_asked):
             self._fill_slots()
+            self._pass_on_stop()
             for event in self._executor.wait(WAIT_S):
                 if isinstance(event, EpochDone):
                     self._view.epoch(event.number, self._live[event.number].plan, event.row)
@@ -107,16 +110,23 @@ class Scheduler:
                     self._attempt_ended(event)
 
     def stop(self) -> None:
-        """Asks running trials to save and stop; nothing new starts."""
+        """Asks running trials to save and stop; nothing new starts. Safe in a signal handler, as it only notes it."""
         self._stop_asked = True
-        for number in self._slot_of:
-            self._executor.stop(number)
 
     def kill(self) -> None:
-        """Ends running trials now; their checkpoints are what is kept."""
-        self._stop_asked = True
-        for number in list(self._slot_of):
-            self._executor.kill(number)
+        """Ends running trials now; their checkpoints are what is kept. Safe in a signal handler."""
+        self._stop_asked = self._kill_asked = True
+
+    def _pass_on_stop(self) -> None:
+        """Tells the executor what `stop` and `kill` noted. A handler may not: it can come in the midst of a launch."""
+        if self._kill_asked:
+            for number in self._slot_of:
+                self._executor.kill(number)
+        elif self._stop_asked and not self._stopping:
+            self._view.message("stopping: running trials save and end (the signal again: they end at once)")
+            self._stopping = set(self._slot_of)
+            for number in self._stopping:
+                self._executor.stop(number)
 
     def results(self) -> dict[str, TrialResult]:
         """The finished trials of the spec, by signature."""

@@ -7,14 +7,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.text import Text
 
 from experiments.devices import chosen_gpus, usable_cores, visible_gpus
@@ -87,7 +86,7 @@ def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console
     from experiments.scheduler import Scheduler, exit_status
     from experiments.study import Study
 
-    with sweep_lock(store.lock), contextlib.ExitStack() as stack:
+    with _interrupt_on_sigterm(), sweep_lock(store.lock), contextlib.ExitStack() as stack:
         objective = spec.objective  # a study has one objective for life: another one is another study in the file
         name = f"{spec.name}: {objective.direction} {objective.metric}"
         study = Study(file=store.study, name=name, direction=objective.direction)
@@ -105,7 +104,7 @@ def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console
         if plans := scheduler.plans_to_run():
             executor.warm_up()
             prepare(plans, workers=usable_cores(), view=view)
-        with _stop_on_signals(scheduler, view):
+        with _stop_on_signals(scheduler):
             scheduler.run()
         write_tables(store, spec, entries(spec, store))
         return exit_status(scheduler.results(), total=len(spec.plans), stopped=scheduler.was_stopped)
@@ -131,24 +130,43 @@ def _view(console: Console, spec: SweepSpec, slots: list[Slot]) -> View:
 
 def _log_to(console: Console) -> None:
     """Warnings of this process, one line each, among the view's lines."""
-    handler = RichHandler(console=console, show_time=False, show_path=False, markup=False)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, format="warning: %(message)s", handlers=[_Lines(console)], force=True)
+
+
+class _Lines(logging.Handler):
+    """Log records as lines of a console, unfolded where it is no terminal. (RichHandler folds them at 80 columns.)"""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(Text(self.format(record)))
 
 
 @contextlib.contextmanager
-def _stop_on_signals(scheduler: Scheduler, view: View) -> Iterator[None]:
+def _stop_on_signals(scheduler: Scheduler) -> Iterator[None]:
     """The first SIGINT or SIGTERM lets running trials save and stop; the second ends them now."""
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
         if scheduler.was_stopped:
             scheduler.kill()
-            return
-        view.message(f"{signal.Signals(number).name}: running trials save and stop (again: they end at once)")
-        scheduler.stop()
+        else:
+            scheduler.stop()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    with _handler(signal.SIGINT, on_signal), _handler(signal.SIGTERM, on_signal):
+        yield
+
+
+def _interrupt_on_sigterm() -> contextlib.AbstractContextManager[None]:
+    """SIGTERM is a Ctrl-C, so that it leaves no process behind either."""
+    return _handler(signal.SIGTERM, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def _handler(number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    before = signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(number, before)

@@ -5,6 +5,7 @@ Imported by the scheduler for the names of its messages, so torch is imported in
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -13,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +56,8 @@ def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int
         _train(request, paths, connection)
     except BaseException as error:
         traceback.print_exc()
-        connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=traceback.format_exc()))
+        with contextlib.suppress(OSError):  # the runner has gone
+            connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=traceback.format_exc()))
         sys.stderr.flush()
         os._exit(1)  # whatever is broken in here must not hang the exit
 
@@ -120,8 +123,21 @@ def _lead_a_session() -> None:
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _let_the_fork_server_go()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _let_the_fork_server_go() -> None:
+    """Gives up this process's share of the pipe that keeps the fork server alive.
+
+    The server ends when the last share is closed, and each of its children is born with one, so that the runner's
+    death would not end it. There is no public name for the share.
+    """
+    server: Any = forkserver._forkserver
+    share, server._forkserver_alive_fd = getattr(server, "_forkserver_alive_fd", None), None
+    if share is not None:
+        os.close(share)
 
 
 def _redirect_output(paths: TrialPaths) -> None:

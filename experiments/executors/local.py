@@ -20,6 +20,9 @@ from experiments.placement import Slot
 WARM_MODULES = ("torch", "torchvision", "timm", "wsol.build", "wsol.training")
 """What the fork server imports once. None of it runs a tensor operation or touches CUDA."""
 
+_FORK_SERVER_GONE = 255
+"""What multiprocessing gives as the exit code of a process whose fork server has died. No attempt exits with it."""
+
 
 @dataclass
 class _Running:
@@ -37,9 +40,16 @@ class LocalExecutor:
         self._running: dict[int, _Running] = {}
 
     def warm_up(self) -> None:
-        """Starts the fork server now, so that its imports (seconds) overlap with what comes before the first launch."""
+        """Starts the fork server now, so that its imports (seconds) overlap with what comes before the first launch.
+
+        It inherits that SIGINT is ignored, so that a Ctrl-C in its imports is the runner's alone.
+        """
         if self._context.get_start_method() == "forkserver":
-            forkserver.ensure_running()
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            try:
+                forkserver.ensure_running()
+            finally:
+                signal.signal(signal.SIGINT, before)
 
     def launch(self, request: AttemptRequest) -> None:
         """Starts an attempt."""
@@ -88,7 +98,7 @@ class LocalExecutor:
             end_session(running.process)  # data-loader workers of an attempt that was killed
             running.connection.close()
             del self._running[number]
-            events.append(AttemptEnded(number=number, exit_code=running.process.exitcode or 0, error=running.error))
+            events.append(AttemptEnded(number=number, exit_code=_exit_code(running.process), error=running.error))
         return events
 
     def _messages(self, number: int, running: _Running) -> list[Event]:
@@ -104,6 +114,11 @@ class LocalExecutor:
         except (EOFError, OSError):  # the other end is gone; the sentinel tells the rest
             running.connection.close()
         return events
+
+
+def _exit_code(process: BaseProcess) -> int:
+    """Of a process that has ended. Where the fork server died, nobody knows, and the attempt was killed with it."""
+    return -signal.SIGKILL if process.exitcode == _FORK_SERVER_GONE else process.exitcode or 0
 
 
 def warm_context() -> BaseContext:

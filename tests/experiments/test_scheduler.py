@@ -76,7 +76,7 @@ class ScriptedExecutor:
         self.slots = cpu_slots(slots, cores=slots)
         self.launched: list[AttemptRequest] = []
         self.most_at_once = 0
-        self.on_wait: Callable[[], None] = lambda: None
+        self.on_launch: Callable[[], None] = lambda: None
         self._script = script
         self._running: list[AttemptRequest] = []
         self._stopping: set[int] = set()
@@ -86,9 +86,9 @@ class ScriptedExecutor:
         self.launched.append(request)
         self._running.append(request)
         self.most_at_once = max(self.most_at_once, len(self._running))
+        self.on_launch()
 
     def wait(self, timeout_s: float) -> Sequence[Event]:
-        self.on_wait()
         request = self._running.pop(0)
         if request.number in self._stopping:
             error = AttemptError(kind=FailureKind.INTERRUPTED, message="Interrupted")
@@ -297,7 +297,7 @@ def test_a_failed_trial_stays_failed_until_it_is_asked_for(spec: SweepSpec, swee
 
 def test_stop_lets_running_trials_end_and_starts_nothing_new(spec: SweepSpec, sweep: Sweep) -> None:
     scheduler, executor = sweep.prepare(spec, always(complete()), slots=2)
-    executor.on_wait = scheduler.stop
+    executor.on_launch = lambda: scheduler.stop() if len(executor.launched) == 2 else None  # a signal in a launch
     scheduler.run()
     assert len(executor.launched) == 2
     assert exit_status(scheduler.results(), total=4, stopped=True) == 130

@@ -8,13 +8,8 @@ therefore needs the epoch's number and nothing else.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -37,6 +32,7 @@ from wsol.data.transforms import (
     resized_size,
     scale_boxes,
 )
+from wsol.parent_death import die_with_parent
 from wsol.seeding import generator
 
 ProposeBoxes = Callable[[ImageRecord], Proposals]
@@ -245,19 +241,3 @@ def _thread_count() -> int | None:
     """Threads of this process, those of C libraries (OpenMP, BLAS, CUDA) included; None where it cannot be known."""
     tasks = Path("/proc/self/task")
     return sum(1 for _ in tasks.iterdir()) if tasks.is_dir() else None
-
-
-def die_with_parent(worker: int) -> None:
-    """Makes the calling process end at once when the process that started it has ended, however that came.
-
-    A parent-death signal would not do: it is bound to the parent in the process table, which for `forkserver` is
-    the server.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "loader processes are started by multiprocessing"
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
-
-    threading.Thread(target=watch, name=f"parent-of-loader-{worker}", daemon=True).start()

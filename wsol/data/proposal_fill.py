@@ -15,6 +15,7 @@ from typing import cast
 
 from wsol.data.images import DataError, ImageRecord
 from wsol.data.proposal_cache import ProposalCache
+from wsol.parent_death import die_with_parent
 from wsol.seeding import generator
 
 
@@ -174,6 +175,7 @@ def _receive(connection: Connection, process: SpawnProcess, record: ImageRecord)
 def _serve(connection: Connection, cache: ProposalCache) -> None:
     """A process's main function: computes what it is sent, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()  # also in the midst of an image, which can take long
     while True:
         try:
             record = connection.recv()

@@ -192,9 +192,16 @@ def _create_timm_model(name: str, *, pretrained: bool) -> Any:
             raise
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsError(
-            f"got imagenet for model.weights, but those of {name} cannot be loaded ({text}); expected the Hugging Face "
-            "hub within reach, or the model's .safetensors file downloaded, with its path as model.weights"
+            f"got imagenet for model.weights, but those of {name} cannot be loaded ({text}); expected "
+            f"{_hub_page(architecture)} within reach, or its model.safetensors anywhere, with its path as model.weights"
         ) from error
+
+
+def _hub_page(architecture: str) -> str:
+    import timm
+
+    repository = timm.get_pretrained_cfg_value(architecture, "hf_hub_id")
+    return f"https://huggingface.co/{repository}" if repository else "the Hugging Face hub"
 
 
 def _create_for_any_size(architecture: str, *, pretrained: bool) -> Any:

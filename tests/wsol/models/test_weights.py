@@ -212,8 +212,9 @@ def test_timm_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(timm, "create_model", create_model)
     message = r"timm/test_resnet cannot be loaded \(cannot reach the hub\).*model.weights"
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match=message) as caught:
         build_backbone(name="timm/test_resnet", weights="imagenet", freeze="none", freeze_batchnorm=None)
+    assert "https://huggingface.co/timm/test_resnet.r160_in1k within reach" in str(caught.value)
 
 
 def test_timm_is_asked_for_its_pretrained_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,353 @@
+"""What `Executor` promises, held by every implementation, with real attempts of the smallest trial there is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Event, Executor
+from experiments.executors.local import LocalExecutor
+from experiments.failures import FailureKind, classify
+from experiments.placement import cpu_slots
+from experiments.store import StoredTrial, TrialPaths, read_metrics, read_result
+from experiments.trial import TrialState
+from wsol.config import ExperimentConfig
+from wsol.data.digits import generate
+
+pytestmark = [
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and waits on process descriptors"),
+]
+REPOSITORY = Path(__file__).resolve().parents[2]
+SIGNATURE = "0123456789abcdef" * 4
+AT_MOST_S = 60.0
+GONE_WITHIN_S = 3.0
+
+IMPLEMENTATIONS: dict[str, Callable[..., Executor]] = {"local": LocalExecutor}
+"""Name -> what makes one from `slots=`. Each also needs a script in OWNER."""
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+def implementation(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def executor(implementation: str) -> Iterator[Executor]:
+    made = IMPLEMENTATIONS[implementation](slots=cpu_slots(2, cores=2))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    generate(folder, seed=0, train=8, val=4, test=1, image_px=48)
+    return folder
+
+
+@pytest.fixture
+def make_request(root: Path, tmp_path: Path) -> Callable[..., AttemptRequest]:
+    """A request for an attempt, made of few keywords."""
+
+    def make(
+        number: int = 0,
+        *,
+        epochs: int = 3,
+        attempt: int = 1,
+        workers: int = 0,
+        lr: float = 1e-3,
+    ) -> AttemptRequest:
+        folder = tmp_path / f"trial{number}"
+        folder.mkdir(exist_ok=True)
+        return AttemptRequest(
+            number=number,
+            signature=SIGNATURE,
+            attempt=attempt,
+            config=config(root, epochs=epochs, workers=workers, lr=lr),
+            folder=folder,
+            slot=cpu_slots(2, cores=2)[number % 2],
+        )
+
+    return make
+
+
+def config(root: Path, *, epochs: int, workers: int, lr: float) -> dict[str, Any]:
+    values = {
+        "task": "wsddn",
+        "data": {"root": str(root), "workers": workers},
+        "proposals": {"source": "grid", "count": 10, "min_size_px": 8},
+        "model": {"backbone": "tiny", "weights": "none", "roi_size": 2, "fc_dim": 8},
+        "train": {"epochs": epochs, "optimizer": "adam", "lr": lr, "scales_px": [48], "batch_size": 4},
+        "evaluate": {"batch_size": 4},
+    }
+    return ExperimentConfig.model_validate(values).model_dump(mode="json")
+
+
+def events(executor: Executor, *, until: Callable[[Event], bool]) -> list[Event]:
+    """What comes out of `wait`, up to the first event that `until` wants."""
+    found: list[Event] = []
+    deadline = time.monotonic() + AT_MOST_S
+    while not any(until(event) for event in found):
+        assert time.monotonic() < deadline, f"only {found}"
+        found += executor.wait(0.2)
+    return found
+
+
+def to_the_end(executor: Executor, *numbers: int) -> list[Event]:
+    """All events, until each of `numbers` has ended."""
+    left = set(numbers)
+
+    def is_last(event: Event) -> bool:
+        if isinstance(event, AttemptEnded):
+            left.discard(event.number)
+        return not left
+
+    return events(executor, until=is_last)
+
+
+def first_epoch(event: Event) -> bool:
+    return isinstance(event, EpochDone)
+
+
+def the_end(found: Sequence[Event], number: int = 0) -> AttemptEnded:
+    """The one `AttemptEnded` of a trial, which is its last event."""
+    of_trial = [event for event in found if event.number == number]
+    last = of_trial[-1]
+    assert isinstance(last, AttemptEnded)
+    assert [event for event in of_trial if isinstance(event, AttemptEnded)] == [last]
+    return last
+
+
+def rows_of(found: Sequence[Event], number: int = 0) -> list[Any]:
+    return [event.row for event in found if isinstance(event, EpochDone) and event.number == number]
+
+
+def attempt_process(request: AttemptRequest) -> int:
+    log = TrialPaths(request.folder).log.read_text()
+    return int(re.findall(r"^--- attempt \d+, process (\d+) of runner \d+$", log, re.M)[-1])
+
+
+def group_of(leader: int) -> set[int]:
+    """Processes in the group of `leader`, zombies left out: the attempt and its loader processes."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _parent, group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(group) == leader and state != "Z":
+                found.add(int(stat.parent.name))
+    return found
+
+
+def all_gone(leader: int) -> bool:
+    """Waits, on the processes themselves, until nothing of the group of `leader` runs."""
+    deadline = time.monotonic() + GONE_WITHIN_S
+    while pids := group_of(leader):
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(min(pids))
+            ended, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            os.close(descriptor)
+            if not ended:
+                return False
+    return True
+
+
+def result_of(request: AttemptRequest) -> Any:
+    paths = TrialPaths(request.folder)
+    return read_result(StoredTrial(number=request.number, signature=SIGNATURE, paths=paths))
+
+
+def test_slots_are_those_given(executor: Executor) -> None:
+    assert [slot.index for slot in executor.slots] == [0, 1]
+
+
+def test_launch_returns_before_the_attempt_is_over_and_all_is_told_once_and_in_order(
+    executor: Executor, make_request: Callable[..., AttemptRequest]
+) -> None:
+    request = make_request()
+    executor.launch(request)
+    assert result_of(request) is None
+    found: list[Event] = []
+    while not any(isinstance(event, AttemptEnded) for event in found):
+        new = executor.wait(0.2)
+        told = [event.row for event in new if isinstance(event, EpochDone)]
+        on_disk = read_metrics(TrialPaths(request.folder))
+        assert all(row in on_disk for row in told), "a row is on disk before anyone is told"
+        found += new
+    assert [row["epoch"] for row in rows_of(found)] == [1, 2, 3]
+    assert the_end(found) == AttemptEnded(number=0, exit_code=0, error=None)
+    result = result_of(request)
+    assert (result.state, result.attempts, result.epochs) == (TrialState.COMPLETE, 1, 3)
+    assert result.metrics == rows_of(found)[-1]["metrics"]
+    assert executor.wait(0.0) == []
+    assert all_gone(attempt_process(request))
+
+
+def test_wait_with_nothing_running(executor: Executor) -> None:
+    assert executor.wait(0.0) == []
+    before = time.monotonic()
+    assert executor.wait(0.05) == []
+    assert time.monotonic() - before >= 0.05, "it blocks until the time is over"
+
+
+def test_attempts_at_once_are_told_apart(executor: Executor, make_request: Callable[..., AttemptRequest]) -> None:
+    good, bad = make_request(3, epochs=2), make_request(4, epochs=1)
+    bad = dataclasses.replace(bad, config={**bad.config, "data": {**bad.config["data"], "root": "/nowhere"}})
+    executor.launch(good)
+    executor.launch(bad)
+    found = to_the_end(executor, 3, 4)
+    assert the_end(found, 3).exit_code == 0
+    assert [row["epoch"] for row in rows_of(found, 3)] == [1, 2]
+    assert the_end(found, 4).exit_code == 1
+    assert rows_of(found, 4) == []
+
+
+@pytest.mark.parametrize("how", ["from outside", "kill"])
+def test_a_killed_attempt_ends_once_with_all_its_processes(
+    executor: Executor, make_request: Callable[..., AttemptRequest], how: str
+) -> None:
+    request = make_request(epochs=1000, workers=2)
+    executor.launch(request)
+    found = events(executor, until=first_epoch)
+    leader = attempt_process(request)
+    assert len(group_of(leader)) == 3, "the attempt and two loader processes"
+    if how == "kill":
+        executor.kill(0)
+    else:
+        os.kill(leader, signal.SIGKILL)
+    found += to_the_end(executor, 0)
+    end = the_end(found)
+    assert (end.exit_code, end.error) == (-signal.SIGKILL, None)
+    assert classify(end) is FailureKind.KILLED
+    assert all_gone(leader), group_of(leader)
+    assert result_of(request) is None
+    assert executor.wait(0.0) == []
+
+
+def test_an_attempt_that_is_killed_before_it_did_anything(
+    executor: Executor, make_request: Callable[..., AttemptRequest]
+) -> None:
+    executor.launch(make_request(epochs=1000))
+    executor.kill(0)
+    assert the_end(to_the_end(executor, 0)).exit_code == -signal.SIGKILL
+
+
+def test_a_stopped_attempt_saves_and_the_next_one_goes_on(
+    executor: Executor, make_request: Callable[..., AttemptRequest]
+) -> None:
+    whole = make_request(1, epochs=40)
+    executor.launch(whole)
+    stopped = make_request(0, epochs=40)
+    executor.launch(stopped)
+    found = events(executor, until=lambda event: first_epoch(event) and event.number == 0)
+    executor.stop(0)
+    found += to_the_end(executor, *({0, 1} - {event.number for event in found if isinstance(event, AttemptEnded)}))
+    end = the_end(found)
+    assert end.error is not None
+    assert (end.exit_code, end.error.kind) == (1, FailureKind.INTERRUPTED)
+    assert result_of(stopped) is None
+    done = len(rows_of(found))
+    assert 1 <= done < 40
+
+    executor.launch(dataclasses.replace(stopped, attempt=2))
+    found = to_the_end(executor, 0)
+    assert the_end(found).exit_code == 0
+    assert [row["epoch"] for row in rows_of(found)] == list(range(done + 1, 41))
+    assert result_of(stopped).attempts == 2
+    assert result_of(stopped).metrics == result_of(whole).metrics
+
+
+def test_a_failure_is_told_in_the_attempts_own_words(
+    executor: Executor, make_request: Callable[..., AttemptRequest]
+) -> None:
+    request = make_request(lr=1e30)
+    executor.launch(request)
+    end = the_end(to_the_end(executor, 0))
+    assert end.error is not None
+    assert (end.exit_code, end.error.kind) == (1, FailureKind.NON_FINITE_LOSS)
+    assert re.match(r"NonFiniteLossError: .*epoch 1", end.error.message)
+    assert "\n" not in end.error.message
+    assert end.error.details.startswith("Traceback")
+    assert "NonFiniteLossError" in TrialPaths(request.folder).log.read_text()
+    assert result_of(request) is None
+
+
+def test_stop_and_kill_of_what_does_not_run(executor: Executor, make_request: Callable[..., AttemptRequest]) -> None:
+    executor.stop(7)
+    executor.kill(7)
+    executor.launch(make_request(epochs=1))
+    to_the_end(executor, 0)
+    executor.stop(0)
+    executor.kill(0)
+    assert executor.wait(0.0) == []
+
+
+def test_close_kills_what_runs(executor: Executor, make_request: Callable[..., AttemptRequest]) -> None:
+    request = make_request(epochs=1000, workers=1)
+    executor.launch(request)
+    events(executor, until=first_epoch)
+    leader = attempt_process(request)
+    executor.close()
+    assert all_gone(leader), group_of(leader)
+    assert executor.wait(0.0) == []
+    executor.close()
+
+
+OWNER = {
+    "local": """
+        import json, sys
+        from pathlib import Path
+        from experiments.executors.base import AttemptRequest, EpochDone
+        from experiments.executors.local import LocalExecutor
+        from experiments.placement import Slot
+
+        if __name__ == "__main__":
+            config, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+            slot = Slot(0, "", 1)
+            executor = LocalExecutor(slots=[slot])
+            executor.launch(AttemptRequest(0, "0" * 64, 1, config, folder, slot))
+            while not any(isinstance(event, EpochDone) for event in executor.wait(1.0)):
+                pass
+            print("epoch", flush=True)
+            while True:
+                executor.wait(1.0)
+        """
+}
+
+
+def test_attempts_die_with_the_owner(
+    implementation: str, make_request: Callable[..., AttemptRequest], tmp_path: Path
+) -> None:
+    request = make_request(epochs=1000, workers=2)
+    script = tmp_path / "owner.py"
+    script.write_text(textwrap.dedent(OWNER[implementation]))
+    owner = subprocess.Popen(
+        [sys.executable, str(script), json.dumps(request.config), str(request.folder)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout is not None
+        try:
+            assert owner.stdout.readline() == "epoch\n"
+            leader = attempt_process(request)
+            assert len(group_of(leader)) == 3
+        finally:
+            owner.kill()
+        assert all_gone(leader), group_of(leader)
+        assert owner.stdout.read() == "", "the end of the output: nobody is left who could write"

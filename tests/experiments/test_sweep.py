@@ -1,0 +1,162 @@
+"""One run of the command, less what needs processes: those are in tests/faults."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from experiments import sweep
+from experiments.errors import UserError
+from experiments.live_view import LiveView
+from experiments.spec import SweepSpec
+from experiments.store import SweepStore, TrialResult, write_result
+from experiments.sweep import Options
+from experiments.trial import TrialState
+from experiments.view import PlainView
+
+Load = Callable[[str], SweepSpec]
+TWO = "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1, 0.2]}\n"
+
+
+def slots(spec: SweepSpec, **options: Any) -> list[tuple[str, int]]:
+    return [(slot.visible_devices, slot.threads) for slot in sweep._slots(spec, Options(**options))]
+
+
+class TestSlots:
+    @pytest.fixture(autouse=True)
+    def _eight_cores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sweep, "usable_cores", lambda: 8)
+
+    @pytest.fixture
+    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+
+    @pytest.fixture
+    def no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    @pytest.mark.usefixtures("gpus")
+    def test_every_visible_gpu(self, load: Load) -> None:
+        assert slots(load(TWO)) == [("2", 4), ("3", 4)]
+
+    @pytest.mark.usefixtures("gpus")
+    def test_chosen_gpus_are_positions_among_the_visible(self, load: Load) -> None:
+        assert slots(load(TWO), gpus="1") == [("3", 8)]
+
+    @pytest.mark.usefixtures("gpus")
+    def test_cpu_slots_on_the_command_line_mean_no_gpu(self, load: Load) -> None:
+        assert slots(load(TWO), cpu_slots=2) == [("", 4), ("", 4)]
+
+    @pytest.mark.usefixtures("gpus")
+    def test_cpu_slots_of_the_spec_are_for_machines_without_gpu(self, load: Load) -> None:
+        assert slots(load(TWO + "resources: {cpu_slots: 4}\n")) == [("2", 4), ("3", 4)]
+
+    @pytest.mark.usefixtures("no_gpu")
+    @pytest.mark.parametrize(
+        ("count", "expected"), [("auto", [("", 1)] * 8), ("3", [("", 2)] * 3), ("16", [("", 1)] * 16)]
+    )
+    def test_cpu_slots_of_the_spec(self, load: Load, count: str, expected: list[tuple[str, int]]) -> None:
+        assert slots(load(TWO + f"resources: {{cpu_slots: {count}}}\n")) == expected
+
+    @pytest.mark.usefixtures("no_gpu")
+    def test_the_command_line_wins_over_the_spec(self, load: Load) -> None:
+        assert slots(load(TWO + "resources: {cpu_slots: 4}\n"), cpu_slots=1) == [("", 8)]
+
+    @pytest.mark.usefixtures("no_gpu")
+    def test_a_gpu_that_is_not_there(self, load: Load) -> None:
+        with pytest.raises(UserError, match="got '0' in --gpus 0; expected positions of visible GPUs: none"):
+            slots(load(TWO), gpus="0")
+
+
+def test_entries_are_the_specs_trials_with_what_is_on_disk(load: Load, tmp_path: Path) -> None:
+    spec = load(TWO)
+    store = SweepStore(tmp_path / "results")
+    assert [entry.state for entry in sweep.entries(spec, store)] == [TrialState.WAITING] * 2
+    done, other = spec.plans[1], "f" * 64
+    trial = store.create_trial(0, done.signature, {})
+    store.create_trial(1, other, {})
+    assert [entry.state for entry in sweep.entries(spec, store)] == [TrialState.WAITING, TrialState.RUNNING]
+    write_result(trial.paths, TrialResult(done.signature, TrialState.COMPLETE, "", 1, {"ap50_11pt/mean": 0.5}, 1, 1.0))
+    first, second = sweep.entries(spec, store)
+    assert (first.state, first.trial) == (TrialState.WAITING, None)
+    assert (second.state, second.trial, second.metric("ap50_11pt/mean")) == (TrialState.COMPLETE, trial, 0.5)
+
+
+@pytest.mark.parametrize(("terminal", "view"), [(True, LiveView), (False, PlainView)])
+def test_a_terminal_is_drawn_on_and_a_pipe_gets_lines(load: Load, terminal: bool, view: type) -> None:
+    made = sweep._view(Console(force_terminal=terminal, quiet=True), load(TWO), [])
+    made.stop()
+    assert type(made) is view
+
+
+def test_a_warning_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    before, level = logging.getLogger().handlers[:], logging.getLogger().level
+    try:
+        sweep._log_to(Console(soft_wrap=True))
+        logging.getLogger("wsol.data").warning("[bold]%s[/bold] " + "long " * 50, "x")
+        logging.getLogger("wsol.data").info("not this")
+    finally:
+        logging.basicConfig(handlers=before, level=level, force=True)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.match(r"WARNING +\[bold\]x\[/bold\] long long", line)
+
+
+class FakeScheduler:
+    """Only what a signal may touch."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    @property
+    def was_stopped(self) -> bool:
+        return bool(self.calls)
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+
+@pytest.fixture
+def handlers() -> Iterator[dict[signal.Signals, Any]]:
+    """What the process does on signals, as it is before and must be after."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class TestSignals:
+    @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+    def test_stop_then_kill(
+        self, handlers: dict[signal.Signals, Any], first: signal.Signals, second: signal.Signals
+    ) -> None:
+        scheduler: Any = FakeScheduler()
+        with sweep._stop_on_signals(scheduler):
+            os.kill(os.getpid(), first)
+            assert scheduler.calls == ["stop"]
+            os.kill(os.getpid(), second)
+            assert scheduler.calls == ["stop", "kill"]
+        assert {number: signal.getsignal(number) for number in handlers} == handlers
+
+    def test_a_handler_does_nothing_but_take_a_note(self, handlers: dict[signal.Signals, Any]) -> None:
+        """It can come in the midst of a print or a launch, which cannot be entered twice."""
+        scheduler = SimpleNamespace(was_stopped=False, stop=lambda: None)  # anything else would be an AttributeError
+        with sweep._stop_on_signals(scheduler):  # type: ignore[arg-type]
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def test_sigterm_outside_of_the_trials_is_an_interrupt(self, handlers: dict[signal.Signals, Any]) -> None:
+        with pytest.raises(KeyboardInterrupt, match=""), sweep._interrupt_on_sigterm():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]

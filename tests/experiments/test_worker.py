@@ -1,0 +1,172 @@
+"""What runs in an attempt's process. Whole attempts are in tests/contracts/test_executors.py."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import worker
+from experiments.failures import FailureKind
+from experiments.placement import Slot, cpu_slots, gpu_slots
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+ATTEMPT = """
+import json, multiprocessing, os, signal, sys
+from pathlib import Path
+from experiments import worker
+from experiments.executors.base import AttemptRequest
+from experiments.placement import Slot
+
+def look(request, paths, connection):
+    print("printed")
+    os.system("echo printed by a child")
+    seen = {
+        "environment": dict(os.environ),
+        "leads": os.getsid(0) == os.getpid() == os.getpgid(0),
+        "sigint_ignored": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        "heavy": sorted({"torch", "numpy"} & sys.modules.keys()),
+    }
+    (paths.folder / "seen.json").write_text(json.dumps(seen))
+
+worker._train = look
+if __name__ == "__main__":
+    slot = Slot(**json.loads(sys.argv[2]))
+    request = AttemptRequest(number=5, signature="0" * 64, attempt=2, config={}, folder=Path(sys.argv[1]), slot=slot)
+    ours, theirs = multiprocessing.Pipe()
+    worker.run_attempt(request, theirs, 4321)
+"""
+
+
+def attempt_on(slot: Slot, folder: Path) -> dict[str, Any]:
+    """What a real process of an attempt saw, its training left out."""
+    values = {"index": slot.index, "visible_devices": slot.visible_devices, "threads": slot.threads}
+    subprocess.run(
+        [sys.executable, "-c", ATTEMPT, str(folder), json.dumps(values)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "0,1,2,3", "OMP_NUM_THREADS": "64"},
+        check=True,
+        capture_output=True,
+    )
+    seen: dict[str, Any] = json.loads((folder / "seen.json").read_text())
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("slot", "devices", "threads"),
+    [
+        (cpu_slots(2, cores=8)[1], "", "4"),
+        (gpu_slots(["3", "1"], cores=6)[0], "3", "3"),
+        (gpu_slots(["GPU-8b2c"], cores=1)[0], "GPU-8b2c", "1"),
+    ],
+    ids=["cpu", "gpu", "gpu by uuid"],
+)
+def test_an_attempts_process(slot: Slot, devices: str, threads: str, tmp_path: Path) -> None:
+    seen = attempt_on(slot, tmp_path)
+    environment = seen["environment"]
+    assert environment["CUDA_VISIBLE_DEVICES"] == devices
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == threads
+    assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert seen["leads"], "a session and a process group of its own"
+    assert seen["sigint_ignored"]
+    assert seen["heavy"] == [], "the environment is set before torch is imported"
+    first, *others = (tmp_path / "log.txt").read_text().splitlines()
+    assert first.startswith("--- attempt 2, process ")
+    assert first.endswith(" of runner 4321")
+    assert sorted(others) == ["printed", "printed by a child"]
+
+
+def test_the_log_of_an_earlier_attempt_stays(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").write_text("earlier\n")
+    attempt_on(cpu_slots(1, cores=1)[0], tmp_path)
+    assert (tmp_path / "log.txt").read_text().startswith("earlier\n--- attempt 2, ")
+
+
+def errors() -> list[tuple[BaseException, FailureKind]]:
+    import torch
+
+    from wsol.checkpoint import CheckpointError
+    from wsol.data.images import DataError
+    from wsol.models.weights import WeightsError
+    from wsol.training import Interrupted, NonFiniteLossError
+
+    return [
+        (Interrupted("x"), FailureKind.INTERRUPTED),
+        (NonFiniteLossError("x"), FailureKind.NON_FINITE_LOSS),
+        (torch.cuda.OutOfMemoryError("x"), FailureKind.OUT_OF_MEMORY),
+        (MemoryError(), FailureKind.OUT_OF_MEMORY),
+        (DataError("x"), FailureKind.DATA),
+        (WeightsError("x"), FailureKind.DATA),
+        (CheckpointError("x"), FailureKind.DATA),
+        (ValueError("x"), FailureKind.ERROR),
+        (ArithmeticError("x"), FailureKind.ERROR),
+        (RuntimeError("x"), FailureKind.ERROR),
+        (SystemExit(3), FailureKind.ERROR),
+        (KeyboardInterrupt(), FailureKind.ERROR),
+    ]
+
+
+def test_the_kind_of_each_error() -> None:
+    kinds = [(type(error).__name__, worker._kind(error)) for error, _ in errors()]
+    assert kinds == [(type(error).__name__, kind) for error, kind in errors()]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("got 3\n  for x"), "ValueError: got 3 for x"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("x" * 1000), "ValueError: " + "x" * 488),
+    ],
+    ids=["lines", "no text", "long"],
+)
+def test_an_error_on_one_line(error: BaseException, line: str) -> None:
+    assert worker._one_line(error) == line
+
+
+class TestStop:
+    def test_asked(self) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        asked = worker._stop_asked(theirs)
+        assert not asked()
+        ours.send(worker.STOP)
+        assert asked()
+
+    def test_a_runner_that_is_gone_counts_as_a_stop(self) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        asked = worker._stop_asked(theirs)
+        ours.close()
+        assert asked()
+        assert asked()
+
+
+def test_warnings_of_the_preparation_go_over_the_pipe() -> None:
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    log = logging.Logger("test")
+    log.addHandler(worker._SendingHandler(theirs))
+    log.info("not this")
+    log.warning("%d images", 3)
+    assert ours.recv() == "3 images"
+    assert not ours.poll()
+
+
+def test_an_error_without_a_runner_to_tell_it_to_still_ends_the_process(tmp_path: Path) -> None:
+    program = ATTEMPT.replace("ours, theirs = multiprocessing.Pipe()", "_, theirs = multiprocessing.Pipe()\n    del _")
+    program = program.replace('print("printed")', "raise MemoryError")
+    slot = json.dumps({"index": 0, "visible_devices": "", "threads": 1})
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), slot],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        check=False,
+        capture_output=True,
+    )
+    assert done.returncode == 1
+    assert "BrokenPipeError" not in (tmp_path / "log.txt").read_text()
+    assert "MemoryError" in (tmp_path / "log.txt").read_text()
