@@ -51,6 +51,8 @@ def _root(root: str) -> None:
     try:
         check_layout(folder, splits=[])
     except DataError as error:
+        if not folder.exists() and (hint := did_you_mean(root, [DIGITS_ROOT])):
+            raise DataError(f"got no folder at {root}; expected a data set in VOC layout, or digits{hint}") from None
         if folder.parts[-2:] != ("VOCdevkit", "VOC2007") or folder.exists():
             raise
         command = f"python runner.py data voc2007 --root {folder.parent.parent}"

@@ -134,3 +134,9 @@ class TestObjective:
     )
     def test_of_a_known_class(self, load: Load, voc: Path, data: str, given: str) -> None:
         check_inputs(load(with_data(data.replace("{voc}", str(voc)), f"objective: {{metric: cls_ap/{given}}}\n")))
+
+
+def test_a_misspelt_digits_is_known_for_what_it_is(load: Load) -> None:
+    spec = load("experiment:\n  task: wsddn\n  data: {root: dgits}\n  model: {backbone: tiny, weights: none}\n")
+    with pytest.raises(SpecError, match=r"got no folder at dgits; .* or digits; did you mean digits\?$"):
+        check_inputs(spec)

@@ -1,4 +1,4 @@
-"""The preparation as the runner sees it: progress, warnings, faults. Its process is played by a thread's end of a pipe."""
+"""The preparation as the runner sees it: progress, warnings, faults. A thread plays its process."""
 
 from __future__ import annotations
 

@@ -241,6 +241,8 @@ def _did_you_mean_folder(missing: Path) -> str:
     """The folder beside it whose name is nearest; or how much of the path there is."""
     parent = missing.parent
     if parent.is_dir():
-        return did_you_mean(missing.name, (path.name for path in parent.iterdir() if os.path.isdir(path)))
+        return did_you_mean(
+            missing.name, (path.name for path in parent.iterdir() if path.name[0] != "." and os.path.isdir(path))
+        )
     existing = next((folder for folder in parent.parents if folder.is_dir()), None)
     return f"; of this path only {existing.absolute()} exists" if existing else ""
