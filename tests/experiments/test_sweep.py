@@ -156,6 +156,6 @@ class TestSignals:
             os.kill(os.getpid(), signal.SIGINT)
 
     def test_sigterm_outside_of_the_trials_is_an_interrupt(self, handlers: dict[signal.Signals, Any]) -> None:
-        with pytest.raises(KeyboardInterrupt, match=""), sweep._interrupt_on_sigterm():
+        with pytest.raises(KeyboardInterrupt, match="^$"), sweep._interrupt_on_sigterm():
             os.kill(os.getpid(), signal.SIGTERM)
         assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
