@@ -73,6 +73,15 @@ def test_the_clamp_is_real_in_float32() -> None:
     assert loss.item() == pytest.approx(-math.log(CERTAINTY), rel=0.05)
 
 
+@pytest.mark.parametrize("log_p", [-2e-6, -1e-3, -0.1, -0.69, -0.70, -3.0, -20.0, -60.0])
+def test_an_absent_class_costs_the_exact_amount_in_float32(log_p: float) -> None:
+    """-log(1 - p), to float32's precision both where p is near 1 and where 1 - p is near 1."""
+    loss = multi_label_log_loss(torch.tensor([[log_p]]), torch.tensor([[-1.0]]))
+    p = math.exp(log_p)
+    exact = -math.log1p(-p) if p < 0.5 else -math.log(-math.expm1(log_p))
+    assert loss.item() == pytest.approx(exact, rel=2e-6)
+
+
 def test_log_loss_of_a_tiny_probability_is_not_lost() -> None:
     """In probabilities, 1e-300 would be 0 in float32, and the gradient with it."""
     log_p = torch.tensor([[-690.0]], requires_grad=True)

@@ -241,6 +241,14 @@ def test_roi_pool_covers_rounded_cells_both_ends_included() -> None:
     assert model.roi_op(-maps, [box]).flatten().tolist() == [-11.0] * 3
 
 
+def test_roi_align_averages_the_pixels_of_the_box() -> None:
+    """Cell i covers the pixels [16 i, 16 i + 16]: a box on cells 2 and 3 across, 1 down, averages just these."""
+    model = build(backbone=pixel_backbone(), roi_op="roi_align", roi_size=1)
+    maps = torch.arange(100.0).reshape(1, 1, 10, 10).repeat(1, 3, 1, 1)
+    box = torch.tensor([[32.0, 16.0, 64.0, 32.0]])
+    assert model.roi_op(maps, [box]).flatten().tolist() == pytest.approx([12.5] * 3)
+
+
 def test_boxes_of_the_best_region_and_its_centre() -> None:
     """fc6 and fc7 pass on the colours; class c's detection logit is colour c."""
     model = build(backbone=pixel_backbone(), roi_size=1, fc_dim=3)
