@@ -14,7 +14,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ from experiments.store import (
     write_result,
 )
 from experiments.trial import TrialState
+from wsol.parent_death import die_with_parent
 
 if TYPE_CHECKING:
     from wsol.training import EpochRecord
@@ -118,26 +118,16 @@ def attempt_environment(request: AttemptRequest) -> dict[str, str]:
 
 
 def _lead_a_session() -> None:
-    """A session of its own, so that Ctrl-C reaches the runner alone; and death with the parent (the fork server,
-    which itself dies with the runner)."""
+    """A session of its own, so that Ctrl-C reaches the runner alone; and death with the runner and the fork server.
+
+    The runner's death alone would not end the fork server, which lives as long as any of its children.
+    """
     if hasattr(os, "setsid"):
         os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _let_the_fork_server_go()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _let_the_fork_server_go() -> None:
-    """Gives up this process's share of the pipe that keeps the fork server alive.
-
-    The server ends when the last share is closed, and each of its children is born with one, so that the runner's
-    death would not end it. There is no public name for the share.
-    """
-    server: Any = forkserver._forkserver
-    share, server._forkserver_alive_fd = getattr(server, "_forkserver_alive_fd", None), None
-    if share is not None:
-        os.close(share)
+    die_with_parent()
 
 
 def _redirect_output(paths: TrialPaths) -> None:

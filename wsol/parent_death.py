@@ -14,16 +14,32 @@ def die_with_parent(_worker: int = 0) -> None:
     """Makes the calling process end at once when the process that started it has ended, however that came.
 
     A parent-death signal would not do: it is bound to the parent in the process table, which for `forkserver` is
-    the server.
+    the server. What does is the pipe by which multiprocessing shows the end of the parent. On Linux the kernel
+    watches it, and kills in the midst of anything; elsewhere a thread does.
 
     Args:
         _worker: what a DataLoader gives to its `worker_init_fn`.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "called in a process that multiprocessing started"
+    if sys.platform == "linux":
+        _killed_by_kernel(parent.sentinel)
+    else:
+        thread = threading.Thread(target=_end_after, args=(parent.sentinel,), name="parent-watch", daemon=True)
+        thread.start()
 
-    def watch() -> None:
-        wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
 
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+def _killed_by_kernel(sentinel: int) -> None:
+    """SIGKILL takes the place of the SIGIO that a pipe sends when its other end is closed. Source: fcntl(2), F_SETSIG."""
+    import fcntl
+
+    fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    if wait([sentinel], 0):  # it has ended before the kernel was asked
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)

@@ -13,8 +13,6 @@ from experiments.spec import MAX_TRIALS, SweepSpec, load_spec
 Load = Callable[[str], SweepSpec]
 Fault = Callable[[str], str]
 
-SHIPPED = sorted((Path(__file__).resolve().parents[2] / "sweeps").glob("*.yaml"))
-
 
 def deep(section: str, values: str) -> str:
     """A spec whose sixth line has a section of the experiment."""

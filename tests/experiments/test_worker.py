@@ -42,7 +42,10 @@ if __name__ == "__main__":
     slot = Slot(**json.loads(sys.argv[2]))
     request = AttemptRequest(number=5, signature="0" * 64, attempt=2, config={}, folder=Path(sys.argv[1]), slot=slot)
     ours, theirs = multiprocessing.Pipe()
-    worker.run_attempt(request, theirs, 4321)
+    process = multiprocessing.get_context("fork").Process(target=worker.run_attempt, args=(request, theirs, 4321))
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
 """
 
 
@@ -158,7 +161,8 @@ def test_warnings_of_the_preparation_go_over_the_pipe() -> None:
 
 
 def test_an_error_without_a_runner_to_tell_it_to_still_ends_the_process(tmp_path: Path) -> None:
-    program = ATTEMPT.replace("ours, theirs = multiprocessing.Pipe()", "_, theirs = multiprocessing.Pipe()\n    del _")
+    pipe = "ours, theirs = multiprocessing.Pipe()"
+    program = ATTEMPT.replace(pipe, f"{pipe}; ours.close()")
     program = program.replace('print("printed")', "raise MemoryError")
     slot = json.dumps({"index": 0, "visible_devices": "", "threads": 1})
     done = subprocess.run(
