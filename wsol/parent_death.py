@@ -30,7 +30,7 @@ def die_with_parent(_worker: int = 0) -> None:
 
 
 def _killed_by_kernel(sentinel: int) -> None:
-    """SIGKILL takes the place of the SIGIO that a pipe sends when its other end is closed. Source: fcntl(2), F_SETSIG."""
+    """SIGKILL instead of the SIGIO that a pipe sends when its other end is closed. Source: fcntl(2), F_SETSIG."""
     import fcntl
 
     fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())

@@ -347,6 +347,7 @@ def test_attempts_die_with_the_owner(
             assert owner.stdout.readline() == "epoch\n"
             leader = attempt_process(request)
             assert len(group_of(leader)) == 3
+            os.kill(leader, signal.SIGSTOP)  # in a step that takes for ever: it will not look around
         finally:
             owner.kill()
         assert all_gone(leader), group_of(leader)

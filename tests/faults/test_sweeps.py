@@ -260,6 +260,7 @@ def test_a_killed_runner_takes_everything_with_it_and_the_command_goes_on(
     assert {runner.process.pid} | attempts < alive
     assert len(alive) >= 1 + 2 + 2 * 2, "the command, the attempts, their loader processes"
     servers = alive - {pid for pid in alive if os.getsid(pid) in attempts} - {runner.process.pid}
+    os.kill(sweep.process_of(1), signal.SIGSTOP)  # in a step that takes for ever: it will not look around
     runner.process.kill()
     assert all_gone(runner, but=servers, within_s=GONE_WITHIN_S), runner.processes()
     assert all_gone(runner, within_s=AT_MOST_S), runner.processes()

@@ -256,9 +256,9 @@ def test_freeze_all(name: str) -> None:
     backbone = build(name, freeze="all")
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     backbone.train()
-    maps = backbone(torch.randn(2, 3, 64, 64))
+    maps = backbone(torch.randn(2, 3, 64, 64, requires_grad=True))
 
-    assert not maps.requires_grad
+    assert not maps.requires_grad  # nothing is kept for a backward pass
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     assert not any(module.training for module in backbone.body.modules())
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())

@@ -95,8 +95,7 @@ def test_max_pooling_does_not_see_padding() -> None:
     image = torch.full((3, 40, 20), 0.5)
     prediction = model.predict(collate([sample(image, [1, 1, 1])]))[0]
     assert prediction.class_scores.max() < 0
-    assert (prediction.points[:, 0] <= 20).all()
-    assert (prediction.points[:, 1] <= 40).all()
+    assert prediction.points.tolist() == [[20.0, 40.0]] * 3  # the last cell, mostly padding, is the least negative
 
 
 def test_loss_is_the_papers_formula_over_the_images() -> None:
