@@ -9,7 +9,7 @@ from wsol.models.pooling import POOLINGS, AveragePooling, MaxPooling, build_pool
 
 
 def ragged_maps() -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores (2, 3, 4, 5) and which cells are valid. Padded cells are the highest and the lowest; a class is below 0."""
+    """Scores (2, 3, 4, 5) and which cells are valid. Padded cells are the highest and the lowest."""
     scores = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     valid = torch.ones(2, 1, 4, 5, dtype=torch.bool)
     valid[1, :, 3:, :] = False
