@@ -9,6 +9,8 @@ from pathlib import Path
 
 USAGE = """\
 python runner.py SPEC.yaml [options]           run a sweep, or what is left of it
+       python runner.py evaluate SPEC.yaml [options]  measure its finished trials again, by other metrics too
+       python runner.py predict SPEC.yaml IMAGE...    show what its best trial finds in images
        python runner.py data voc2007 --root DIR       download PASCAL VOC 2007"""
 
 EPILOG = """\
@@ -22,7 +24,7 @@ exit status: 0 every trial is complete, 1 a trial failed, 2 the spec or the comm
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    command = _data if given[:1] == ["data"] else _sweep
+    command = {"data": _data, "evaluate": _evaluate, "predict": _predict}.get(given[0] if given else "", _sweep)
     try:
         return command(given)
     except KeyboardInterrupt:
@@ -56,6 +58,31 @@ def _data(given: list[str]) -> int:
     from experiments.download import download_voc2007
 
     return _or_message(lambda: download_voc2007(options.root))
+
+
+def _evaluate(given: list[str]) -> int:
+    options = _evaluate_parser().parse_args(given[1:])
+    from experiments.evaluate import EvaluateOptions, evaluate
+
+    return _or_message(
+        lambda: evaluate(
+            options.spec,
+            EvaluateOptions(results=options.results, metrics=tuple(options.metric), csv=options.csv),
+        )
+    )
+
+
+def _predict(given: list[str]) -> int:
+    options = _predict_parser().parse_args(given[1:])
+    from experiments.predict import Options, predict
+
+    return _or_message(
+        lambda: predict(
+            options.spec,
+            options.images,
+            Options(results=options.results, trial=options.trial, out=options.out, top=options.top),
+        )
+    )
 
 
 def _or_message(run: Callable[[], int]) -> int:
@@ -97,6 +124,53 @@ def _data_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="runner.py data", allow_abbrev=False)
     parser.add_argument("data_set", choices=["voc2007"], help="what to download (about 900 MB for voc2007)")
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="the data go to DIR/VOCdevkit/VOC2007")
+    return parser
+
+
+def _evaluate_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="runner.py evaluate",
+        description="Measures the finished trials of a sweep again, from the detections that each keeps and the "
+        "annotations of its eval split. Trains nothing and changes nothing in the results.",
+        epilog="exit status: 0 every complete trial was measured, 1 one could not be or there is none, 2 the spec or "
+        "the command line is wrong",
+        allow_abbrev=False,
+    )
+    parser.add_argument("spec", type=Path, metavar="SPEC.yaml", help="the sweep")
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="such as ap30_area, see docs/protocol.md; may be repeated, the first one ranks (default: the objective's)",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all sweeps (default: results)"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every trial, class and metric to this file")
+    return parser
+
+
+def _predict_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="runner.py predict",
+        description="Shows what the best complete trial of a sweep finds in images: a picture of each with boxes and "
+        "heat maps, and all detections as JSON on standard output.",
+        epilog="exit status: 0 done, 2 the spec, the command line, an image or the trial's files are wrong",
+        allow_abbrev=False,
+    )
+    parser.add_argument("spec", type=Path, metavar="SPEC.yaml", help="the sweep")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument("--trial", type=int, metavar="N", help="this trial (default: the best by the objective)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the pictures (default: predictions in the sweep's folder)"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all sweeps (default: results)"
+    )
+    parser.add_argument(
+        "--top", type=_positive, default=3, metavar="K", help="heat maps of the K likeliest classes (default: 3)"
+    )
     return parser
 
 

@@ -17,7 +17,7 @@ from experiments.trial import TrialPlan, signature
 from experiments.validation_messages import dotted, explain, leaf_keys
 from experiments.yaml_source import YamlSource, read_yaml
 from wsol.config import ExperimentConfig
-from wsol.metrics.names import METRICS_OF_TASK
+from wsol.metrics.names import metrics_of
 
 MAX_TRIALS = 50_000
 MAX_FAULTS_SHOWN = 20
@@ -279,16 +279,20 @@ def _placed(path: KeyPath, message: str, cell: Cell, source: YamlSource) -> tupl
 
 
 def _objective(document: SpecDocument, source: YamlSource, plans: Sequence[TrialPlan]) -> Objective:
-    """The spec's objective, which every task of the sweep must have; default: the mean of their first metric."""
+    """The spec's objective, which every trial must be measured by; default: the mean of their first metric."""
     tasks = list(dict.fromkeys(plan.config.task for plan in plans))
-    metrics = [name for name in METRICS_OF_TASK[tasks[0]] if all(name in METRICS_OF_TASK[task] for task in tasks)]
+    measured = dict.fromkeys(metrics_of(plan.config.task, plan.config.evaluate.metrics) for plan in plans)
+    metrics = [name for name in next(iter(measured)) if all(name in others for others in measured)]
     if document.objective is None:
         return Objective(metric=f"{metrics[0]}/mean")
     given = document.objective.metric
     metric, _, class_name = given.partition("/")
     if metric not in metrics or not class_name:
         task = " and ".join(tasks)
-        expected = f"<metric>/mean or <metric>/<class> with a metric of task {task}: {', '.join(metrics)}"
+        expected = (
+            f"<metric>/mean or <metric>/<class> with a metric of task {task}: {', '.join(metrics)}, or one that every"
+            " trial has in evaluate.metrics"
+        )
         near = did_you_mean(given, [f"{name}/{class_name or 'mean'}" for name in metrics])
         raise source.error(
             f"got {shown(given)} for objective.metric; expected {expected}{near}", ("objective", "metric")

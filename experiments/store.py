@@ -55,6 +55,11 @@ class TrialPaths:
         return self.folder / "detections.npz"
 
     @property
+    def images(self) -> Path:
+        """Folder of the pictures of the final model's detections, as many as `evaluate.pictures` says."""
+        return self.folder / "images"
+
+    @property
     def checkpoint(self) -> Path:
         """Folder of the trial's checkpoints."""
         return self.folder / "checkpoint"
@@ -135,6 +140,11 @@ class SweepStore:
         """The spec's text at the last run."""
         return self.folder / "spec.yaml"
 
+    @property
+    def predictions(self) -> Path:
+        """Folder of the pictures that `runner.py predict` makes, unless it is told another."""
+        return self.folder / "predictions"
+
     def trial_paths(self, number: int, signature: str) -> TrialPaths:
         """Of a trial that may not exist yet."""
         return TrialPaths(self.folder / "trials" / f"{number:04d}-{signature[:8]}")
@@ -164,6 +174,12 @@ def _stored_trial(folder: Path) -> StoredTrial | None:
         log.warning("%s: no readable config.json; the folder is left alone and its trial starts anew", folder)
         return None
     return StoredTrial(number=int(name[1]), signature=signature, paths=paths)
+
+
+def read_config(trial: StoredTrial) -> Any:
+    """The resolved config of a trial as plain values, not validated; None where config.json has none."""
+    values = _read_json(trial.paths.config)
+    return values.get("config") if isinstance(values, dict) else None
 
 
 def write_result(paths: TrialPaths, result: TrialResult) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import math
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.executors.base import AttemptError, AttemptRequest, EpochDone
@@ -32,6 +34,7 @@ from experiments.trial import TrialState
 from wsol.parent_death import die_with_parent
 
 if TYPE_CHECKING:
+    from wsol.prediction import FoundInImage
     from wsol.training import EpochRecord
 
 STOP = "stop"
@@ -73,9 +76,7 @@ def run_preparation(configs: Sequence[Mapping[str, Any]], workers: int, connecti
     from wsol.build import prepare_data
     from wsol.config import ExperimentConfig
 
-    data_log = logging.getLogger("wsol.data")
-    data_log.addHandler(_SendingHandler(connection))
-    data_log.propagate = False
+    _send_warnings("wsol.data", connection)
     try:
         prepare_data(
             [ExperimentConfig.model_validate(dict(config)) for config in configs],
@@ -87,12 +88,67 @@ def run_preparation(configs: Sequence[Mapping[str, Any]], workers: int, connecti
         connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=details))
 
 
+def run_prediction(request: PredictionRequest, connection: Connection) -> None:
+    """The whole life of the process that predicts. It writes the pictures and nothing else.
+
+    Args:
+        connection: takes one `Predicted` an image, in the order of the request, once its picture is written; warnings
+            as text, and at most one `AttemptError`.
+    """
+    _lead_a_session()
+    os.dup2(2, 1)  # the runner's output is one JSON document
+    _send_warnings("wsol", connection)
+    try:
+        _predict(request, connection)
+    except Exception as error:
+        connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=traceback.format_exc()))
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Images whose proposals are there, and images in all."""
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class PredictionRequest:
+    """What a trial's model is to look at.
+
+    Attributes:
+        config: the resolved ExperimentConfig as plain values.
+        checkpoint: folder of the trial's checkpoints.
+        images: each with the .png file that its picture becomes.
+        top: a heat map is drawn for so many classes an image.
+        use_gpu: the first visible GPU instead of the CPU.
+    """
+
+    config: Mapping[str, Any]
+    checkpoint: Path
+    images: Sequence[tuple[Path, Path]]
+    top: int
+    use_gpu: bool
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What was found in one image, as JSON values.
+
+    Attributes:
+        class_scores: class -> score; None for one that is infinite.
+        detections: best first, each with class, score and box: x1 y1 x2 y2 in pixels, 0-based, to 2 decimals.
+    """
+
+    class_scores: Mapping[str, float | None]
+    detections: Sequence[Mapping[str, Any]]
+
+
+def _send_warnings(logger: str, connection: Connection) -> None:
+    """Warnings of a part of the code go over the pipe, and nowhere else."""
+    log = logging.getLogger(logger)
+    log.addHandler(_SendingHandler(connection))
+    log.propagate = False
 
 
 class _SendingHandler(logging.Handler):
@@ -143,10 +199,12 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
 
     from wsol.config import ExperimentConfig
     from wsol.detections import save_detections
+    from wsol.pictures import write_pictures
     from wsol.training import fit
 
+    config = ExperimentConfig.model_validate(dict(request.config))
     result = fit(
-        ExperimentConfig.model_validate(dict(request.config)),
+        config,
         checkpoint_dir=paths.checkpoint,
         device=torch.device("cuda:0" if request.slot.visible_devices else "cpu"),
         on_resume=lambda epochs: cut_metrics(paths, epochs=epochs),
@@ -155,6 +213,9 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
         threads=request.slot.threads,
     )
     save_detections(paths.detections, result.detections)
+    # Before the result, so that a complete trial has its pictures. What goes wrong here is the attempt's error, and
+    # another attempt goes on from the last checkpoint.
+    write_pictures(paths.images, result.detections, result.split, count=config.evaluate.pictures)
     rows = read_metrics(paths)
     write_result(
         paths,
@@ -167,6 +228,49 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
             epochs=len(rows),
             duration_s=trained_s(rows),
         ),
+    )
+
+
+def _predict(request: PredictionRequest, connection: Connection) -> None:
+    import torch
+
+    from wsol.config import ExperimentConfig
+    from wsol.data.images import ImageRecord, read_image
+    from wsol.pictures import draw_prediction, save_picture
+    from wsol.prediction import load_model, predict_images
+
+    config = ExperimentConfig.model_validate(dict(request.config))
+    device = torch.device("cuda:0" if request.use_gpu else "cpu")
+    trained = load_model(config, request.checkpoint, device=device)
+    records = [ImageRecord(id=image.stem, path=image) for image, _ in request.images]
+    found_in_each = predict_images(trained, records, top=request.top)
+    for record, (_, picture), found in zip(records, request.images, found_in_each, strict=True):
+        drawn = draw_prediction(
+            read_image(record),
+            found.detections,
+            trained.classes,
+            heat_maps=found.heat_maps,
+            class_scores=found.class_scores,
+            caption=f"{record.path.name} - {request.checkpoint.parent.name}",
+        )
+        save_picture(picture, drawn)
+        connection.send(_predicted(found, trained.classes))
+
+
+def _predicted(found: FoundInImage, classes: Sequence[str]) -> Predicted:
+    detections = found.detections
+    values = zip(
+        detections.labels.tolist(), detections.scores.tolist(), detections.boxes.astype(float).tolist(), strict=True
+    )
+    return Predicted(
+        class_scores={
+            name: score if math.isfinite(score) else None
+            for name, score in zip(classes, found.class_scores.tolist(), strict=True)
+        },
+        detections=[
+            {"class": classes[label], "score": score, "box": [round(corner, 2) for corner in box]}
+            for label, score, box in values
+        ],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import os
 import re
 import shlex
@@ -16,14 +17,22 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import runner
 from experiments.spec import load_spec
-from experiments.store import SweepStore, append_metrics
+from experiments.store import SweepStore, TrialResult, append_metrics, write_result
+from experiments.trial import TrialState
+from wsol import checkpoint
+from wsol.boxes import Detections
+from wsol.build import build_model
 from wsol.data import digits, voc2007
-from wsol.data.voc import VOC_CLASSES
+from wsol.data.prepare import data_root
+from wsol.data.voc import VOC_CLASSES, read_evaluation_split
 from wsol.data.voc2007 import Archive
+from wsol.detections import SplitDetections, save_detections
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text("utf-8")
@@ -40,6 +49,8 @@ COMMANDS = list(dict.fromkeys(line for block in blocks("bash") for line in block
 RUN_BY_CI = {"make quickstart", "make test"}
 OF_THE_SHELL = {"source .venv/bin/activate"}
 DOWNLOAD = "python runner.py data voc2007 --root data"
+PREDICT = "python runner.py predict sweeps/quickstart.yaml photo.jpg"
+EVALUATE = "python runner.py evaluate sweeps/quickstart.yaml --metric ap30_area"
 LONG = "python runner.py sweeps/wsddn_lr.yaml"
 """Days of work: it is run until its first epoch, then interrupted."""
 SHOWN_DRY = {
@@ -53,7 +64,7 @@ SHOWN_DRY = {
 
 
 def test_every_command_is_known_here() -> None:
-    assert set(COMMANDS) == {"make quickstart", *OF_THE_SHELL, DOWNLOAD, LONG, *SHOWN_DRY}
+    assert set(COMMANDS) == {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, LONG, *SHOWN_DRY}
 
 
 def test_ci_runs_what_a_new_user_types() -> None:
@@ -182,6 +193,66 @@ def _until(stream: Iterator[str], pattern: str) -> Iterator[str]:
         if re.match(pattern, line):
             return
     pytest.fail(f"the output ended without {pattern}")
+
+
+@pytest.fixture(scope="module")
+def finished(checkout: Path) -> Path:
+    """The checkout with one complete trial of the quickstart, which trained for no time and found nothing."""
+    spec = load_spec(REPOSITORY / "sweeps" / "quickstart.yaml")
+    plan = spec.plans[0]
+    store = SweepStore(checkout / "results" / "quickstart")
+    trial = store.create_trial(0, plan.signature, plan.config.model_dump(mode="json"))
+    classes = tuple(f"digit_{digit}" for digit in range(10))
+    checkpoint.save(trial.paths.checkpoint, {"model": build_model(plan.config, num_classes=10).state_dict()}, number=6)
+    split = read_evaluation_split(data_root("digits"), split="val", classes=classes)
+    nothing = Detections(boxes=np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32), labels=np.zeros(0, int))
+    count = len(split.images)
+    save_detections(
+        trial.paths.detections,
+        SplitDetections(
+            image_ids=tuple(record.id for record in split.images),
+            classes=classes,
+            detections=(nothing,) * count,
+            class_scores=np.zeros((count, 10), np.float32),
+            points=np.zeros((count, 10, 2), np.float32),
+            top_boxes=np.full((count, 10, 4), np.nan, np.float32),
+        ),
+    )
+    result = TrialResult(
+        signature=plan.signature,
+        state=TrialState.COMPLETE,
+        stop_reason="",
+        attempts=1,
+        metrics={spec.objective.metric: 0.5},
+        epochs=6,
+        duration_s=1.0,
+    )
+    write_result(trial.paths, result)
+    return checkout
+
+
+def run_there(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
+    words = [sys.executable, *shlex.split(command)[1:]]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_evaluate_command(finished: Path) -> None:
+    done = run_there(EVALUATE, finished)
+    assert done.returncode == 0, done.stderr
+    assert "ap30_area" in done.stdout
+    assert "1 of 6 trials measured, 1 are complete" in done.stdout
+
+
+def test_the_predict_command(finished: Path) -> None:
+    Image.new("RGB", (128, 96), "teal").save(finished / "photo.jpg")
+    done = run_there(PREDICT, finished)
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert {"image", "trial", "picture", "class_scores", "detections"} == found.keys()
+    assert set(found["detections"][0]) == {"class", "score", "box"}
+    with Image.open(finished / "results" / "quickstart" / "predictions" / Path(found["picture"]).name) as picture:
+        assert picture.format == "PNG"
 
 
 def test_the_snippet_for_wandb(tmp_path: Path) -> None:

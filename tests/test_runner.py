@@ -10,10 +10,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import runner
 from experiments.lock import sweep_lock
+from experiments.spec import load_spec
+from experiments.store import SweepStore, TrialResult, write_result
+from experiments.trial import TrialState
+from wsol.boxes import Detections
+from wsol.data.digits import CLASSES, generate
+from wsol.data.voc import read_evaluation_split
+from wsol.detections import SplitDetections, save_detections
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 HEAVY = ["torch", "torchvision", "timm", "optuna", "sqlalchemy", "wandb", "cv2", "sklearn", "scipy", "tqdm"]
@@ -91,10 +99,58 @@ class TestFreshInterpreter:
         assert heavy == []
         assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
+    def test_help_of_evaluate(self, tmp_path: Path) -> None:
+        output, heavy = self.imported_by("evaluate", "--help", cwd=tmp_path)
+        for option in ("--metric NAME", "--results DIR", "--csv FILE"):
+            assert option in output
+        assert heavy == []
+
+    def test_evaluate(self, tmp_path: Path) -> None:
+        """By boxes alone; heat maps would bring OpenCV."""
+        generate(tmp_path / "data", seed=0, train=2, val=30, test=1, image_px=48)  # so many that every class is there
+        text = SPEC.replace("digits", "data").replace("[0.1, 0.2]", "[0.1]")
+        (tmp_path / "mine.yaml").write_text(text)
+        _store_complete_trial(tmp_path)
+        output, heavy = self.imported_by("evaluate", "mine.yaml", "--metric", "ap30_area", cwd=tmp_path)
+        assert "mine: ap30_area per class (on split val)" in output
+        assert "1 of 1 trials measured, 1 are complete" in output
+        assert heavy == []
+
     def test_help_of_data(self, tmp_path: Path) -> None:
         output, heavy = self.imported_by("data", "--help", cwd=tmp_path)
         assert "--root DIR" in output
         assert heavy == []
+
+
+def _store_complete_trial(folder: Path) -> None:
+    """The only trial of mine.yaml, which found nothing."""
+    (plan,) = load_spec(folder / "mine.yaml").plans
+    split = read_evaluation_split(folder / "data", split="val", classes=CLASSES)
+    trial = SweepStore(folder / "results" / "mine").create_trial(0, plan.signature, {})
+    nothing = Detections(boxes=np.zeros((0, 4), np.float32), scores=np.zeros(0), labels=np.zeros(0, np.int64))
+    save_detections(
+        trial.paths.detections,
+        SplitDetections(
+            image_ids=tuple(record.id for record in split.images),
+            classes=split.classes,
+            detections=(nothing,) * len(split.images),
+            class_scores=np.zeros((len(split.images), len(CLASSES)), np.float32),
+            points=np.zeros((len(split.images), len(CLASSES), 2), np.float32),
+            top_boxes=np.zeros((len(split.images), len(CLASSES), 4), np.float32),
+        ),
+    )
+    write_result(
+        trial.paths,
+        TrialResult(
+            signature=plan.signature,
+            state=TrialState.COMPLETE,
+            stop_reason="",
+            attempts=1,
+            metrics={},
+            epochs=1,
+            duration_s=1.0,
+        ),
+    )
 
 
 class TestFaultsOfTheSpec:
@@ -162,6 +218,9 @@ class TestFaultsOfTheCommandLine:
             (["mine.yaml", "--cpu-slots", "0"], "got '0'; expected a whole number of at least 1"),
             (["mine.yaml", "--cpu-slots", "two"], "got 'two'; expected a whole number of at least 1"),
             (["mine.yaml", "--gpus", "0", "--cpu-slots", "1"], "not allowed with argument --gpus"),
+            (["evaluate"], "the following arguments are required: SPEC.yaml"),
+            (["evaluate", "mine.yaml", "--metric"], "argument --metric: expected one argument"),
+            (["evaluate", "mine.yaml", "--dry-run"], "unrecognized arguments: --dry-run"),
             (["data", "voc2007"], "the following arguments are required: --root"),
             (["data", "voc2013", "--root", "x"], "invalid choice: 'voc2013'"),
         ],
@@ -178,6 +237,16 @@ class TestFaultsOfTheCommandLine:
             "error: got '0' in --gpus 0; expected positions of visible GPUs: none, this machine shows no GPU\n"
         )
         assert not (tmp_path / "results").exists()
+
+    def test_a_metric_that_there_is_not(self, spec: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert runner.main(["evaluate", spec(SPEC), "--metric", "corloc50", "--metric", "corloc"]) == 2
+        shown = capsys.readouterr()
+        assert re.fullmatch(r"error: got 'corloc' for --metric; expected .*; did you mean corloc50\?\n", shown.err)
+        assert shown.out == ""
+
+    def test_nothing_to_evaluate(self, spec: Callable[[str], str], capsys: pytest.CaptureFixture[str]) -> None:
+        assert runner.main(["evaluate", spec(SPEC), "--results", "elsewhere"]) == 1
+        assert capsys.readouterr().out == "no trial of mine is complete in elsewhere/mine\n"
 
     def test_a_results_folder_that_is_a_file(self, spec: Callable[[str], str], tmp_path: Path) -> None:
         done = run(spec(SPEC), "--results", "mine.yaml", cwd=tmp_path)

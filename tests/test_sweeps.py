@@ -57,7 +57,7 @@ class TestEach:
         assert all(entries.values())
 
     def test_command_in_the_header_runs_this_file(self, file: Path) -> None:
-        assert f"python runner.py sweeps/{file.name}" in header(file)["Command"]
+        assert f"python runner.py {file.relative_to(REPOSITORY)}" in header(file)["Command"]
 
     def test_data_that_must_be_fetched_are_named(self, file: Path, spec: SweepSpec) -> None:
         needs_voc = any(plan.config.data.root.startswith("data/VOCdevkit") for plan in spec.plans)

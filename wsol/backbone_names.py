@@ -8,7 +8,15 @@ import importlib.util
 import re
 from pathlib import Path
 
-BUILT_IN_BACKBONES = ("tiny", "alexnet", "vgg16", "resnet18", "resnet50")
+BACKBONE_STAGES = {
+    "tiny": ("conv1", "conv2", "conv3", "conv4"),
+    "alexnet": ("conv1", "conv2", "conv3", "conv4", "conv5"),
+    "vgg16": ("block1", "block2", "block3", "block4", "block5"),
+    "resnet18": ("stem", "layer1", "layer2", "layer3"),
+    "resnet50": ("stem", "layer1", "layer2", "layer3"),
+}
+"""The stages of the built-in backbones, from the image up. Those of a timm model are the stages that timm names."""
+BUILT_IN_BACKBONES = tuple(BACKBONE_STAGES)
 TIMM_PREFIX = "timm/"
 
 _REGISTERED_MODEL = re.compile(r"^@register_model\s+def\s+(\w+)\(", re.MULTILINE)

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from wsol.backbone_names import check_backbone_name
+from wsol.backbone_names import BACKBONE_STAGES, check_backbone_name
+from wsol.metrics.names import parse_metric
 
-RESULT_NEUTRAL_KEYS = frozenset({"data.workers"})
+RESULT_NEUTRAL_KEYS = frozenset({"data.workers", "evaluate.pictures"})
 """Keys that cannot change a result, as dotted paths. They are no part of a signature."""
 
 
@@ -26,8 +27,12 @@ def _list_to_tuple(value: Any) -> Any:
 
 
 _FromList = BeforeValidator(_list_to_tuple)
+Scale = Annotated[float, Field(gt=0.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+CountOrFraction = PositiveInt | OpenFraction
+"""A whole number of cells, or a fraction of them below 1. (1 is one cell; 1.0 is refused, since it looks like both.)"""
 
 
 class _Section(BaseModel):
@@ -119,21 +124,75 @@ class ModelConfig(_Section):
     """tiny, alexnet, vgg16, resnet18, resnet50 (torchvision), or timm/<model> with a feature map of stride 16."""
     weights: Annotated[str, Field(min_length=1)] = "imagenet"
     """`imagenet` (downloaded by torchvision or timm), `none` (random), or a .pth or .safetensors file."""
-    freeze: Literal["none", "all"] = "none"
-    """`all`: the backbone's convolutions do not train. The head always trains."""
+    freeze: Literal["none", "all"] | PositiveInt = "none"
+    """So many of the backbone's stages, from the image up, do not train; `all`: all of them. The head always does."""
     freeze_batchnorm: bool | None = None
     """BatchNorm keeps its running statistics; null: where weights were loaded."""
+    stride: Literal[8, 16] | None = None
+    """Pixels a cell of the feature map. 8: the last downsampling is replaced by dilation. null: 16, for tiny 8."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    """Probability after each of fc6 and fc7 (wsddn, oquab), or after each hidden convolution (classroom)."""
     roi_op: Literal["roi_pool", "roi_align"] = "roi_pool"
+    """wsddn: how a proposal's features are pooled."""
     roi_size: PositiveInt | None = None
     """Cells a side of a pooled RoI; null: what the backbone's fc6 was trained with (alexnet 6, else 7)."""
     fc_dim: PositiveInt | None = None
     """Width of fc6 and fc7; null: the pretrained 4096 for alexnet and vgg16, else 1024."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
-    """Probability after each of fc6 and fc7 (wsddn), or after the hidden convolution (localizer)."""
-    pooling: Literal["max", "average"] = "max"
-    """Image-level pooling of the localizer's score maps."""
-    hidden_channels: PositiveInt = 256
-    """Channels of the localizer's hidden 3x3 convolution."""
+    detection_temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """wsddn: the detection stream's logits are divided by it. The released WSDDN has 2."""
+    box_scores: Literal["none", "score", "one_plus_ten"] = "none"
+    """wsddn: RoI features times s or 1 + 10 s, s the proposal's score; for a `proposals.source: file` with scores."""
+    size_prior: float = 0.0
+    """wsddn: this times log(area of the proposal / area of the image) is added to the detection logits."""
+    context: Literal["none", "contrastive"] = "none"
+    """wsddn: detection logits are those of the box's inner ring less those of its outer ring (ContextLocNet)."""
+    refinement: Annotated[int, Field(ge=0, le=10)] = 0
+    """wsddn: K refinement classifiers (OICR; the paper has 3)."""
+    refinement_foreground_iou: OpenFraction = 0.5
+    """A proposal that overlaps a pseudo object by this or more is of its class, else background."""
+    refinement_ignore_iou: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Background proposals that overlap no pseudo object by this much cost nothing."""
+    head: Literal["classroom", "oquab", "linear"] = "classroom"
+    """localizer: 3x3, 1x1 and 1x1 convolutions; fc6 and fc7 as convolutions, then two 1x1; or one 1x1 alone."""
+    hidden_channels: PositiveInt | None = None
+    """localizer: channels of the hidden layers (oquab: of the adaptation layer); null: 256 (oquab 2048)."""
+    maps_per_class: PositiveInt = 1
+    """localizer: maps that are averaged to the score map of a class (WILDCAT has 8)."""
+    map_smoothing: PositiveInt = 1
+    """localizer: side of the average filter on the score maps, odd; 1 is none (the robust classroom model has 3)."""
+    map_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """localizer: probability that a class's whole score map is dropped (the robust classroom model has 0.3)."""
+    pooling: Literal[
+        "max",
+        "average",
+        "lse",
+        "topk",
+        "wildcat",
+        "noisy_or",
+        "generalized_mean",
+        "linear_softmax",
+        "gwrp",
+        "attention",
+    ] = "max"
+    """localizer: from score maps to image scores."""
+    lse_r: Annotated[float, Field(gt=0.0)] = 5.0
+    """lse: towards 0 it is average, towards infinity max."""
+    topk: CountOrFraction = 0.2
+    """topk: so many of the best cells (whole number), or this fraction of all cells (below 1)."""
+    wildcat_k_max: CountOrFraction = 0.2
+    """wildcat: best cells, like `topk`."""
+    wildcat_k_min: CountOrFraction = 0.2
+    """wildcat: worst cells, like `topk`."""
+    wildcat_alpha: Annotated[float, Field(ge=0.0)] = 0.7
+    """wildcat: weight of the worst cells; 0 leaves them out."""
+    generalized_mean_r: Annotated[float, Field(gt=0.0)] = 3.0
+    """generalized_mean: exponent; 1 is the mean of probabilities, towards infinity max."""
+    gwrp_decay: Fraction = 0.996
+    """gwrp: weight of a cell relative to the next better one; 0 is max, 1 average."""
+    attention_dim: PositiveInt = 128
+    """attention: width of its hidden layer."""
+    attention_gated: bool = False
+    """attention: with the gate of Ilse et al."""
 
     @field_validator("backbone")
     @classmethod
@@ -146,6 +205,25 @@ class ModelConfig(_Section):
         if weights not in ("imagenet", "none") and not weights.endswith((".pth", ".pt", ".safetensors")):
             raise ValueError("expected imagenet, none, or a file ending in .pth, .pt or .safetensors")
         return weights
+
+    @field_validator("map_smoothing")
+    @classmethod
+    def _check_odd(cls, side: int) -> int:
+        if side % 2 == 0:
+            raise ValueError("expected an odd number, so that a cell's neighbourhood has a middle")
+        return side
+
+    @model_validator(mode="after")
+    def _check_stages(self) -> Self:
+        stages = BACKBONE_STAGES.get(self.backbone)
+        if stages is not None and isinstance(self.freeze, int) and self.freeze > len(stages):
+            raise ValueError(
+                f"expected model.freeze of at most {len(stages)} for model.backbone: {self.backbone}, whose stages are "
+                f"{', '.join(stages)}"
+            )
+        if self.backbone == "tiny" and self.stride == 16:
+            raise ValueError("expected model.stride: 8 with model.backbone: tiny, which has no other")
+        return self
 
     @model_validator(mode="after")
     def _check_weights_exist(self) -> Self:
@@ -164,24 +242,65 @@ class TrainConfig(_Section):
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     lr: Annotated[float, Field(gt=0.0)] = 1e-5
     """Learning rate at the start. The losses are sums over classes, means over images."""
+    lr_schedule: Literal["multistep", "step", "cosine"] = "multistep"
+    """`multistep`: see `lr_milestones`; `step`: see `lr_step_epochs`; `cosine`: falls to 0 over all epochs."""
     lr_milestones: Annotated[tuple[PositiveInt, ...], _FromList] = ()
-    """Epochs after which the learning rate is multiplied by `lr_gamma`."""
+    """multistep: epochs after which the learning rate is multiplied by `lr_gamma`; none: it is constant."""
+    lr_step_epochs: PositiveInt | None = None
+    """step: epochs between multiplications by `lr_gamma`."""
     lr_gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    """Factor at each of `lr_milestones`."""
+    """multistep, step: the factor."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps of the optimizer over which the learning rate rises linearly to what the schedule says."""
+    backbone_lr_factor: Annotated[float, Field(gt=0.0)] = 1.0
+    """Learning rate of the backbone, relative to `lr` (WILDCAT has 0.1)."""
+    head_lr_factor: Annotated[float, Field(gt=0.0)] = 1.0
+    """Learning rate of the layers that no pretrained weights are for, relative to `lr`."""
+    refinement_lr_factor: Annotated[float, Field(gt=0.0)] = 1.0
+    """Learning rate of the refinement classifiers, relative to `lr` (OICR has 10)."""
+    bias_lr_factor: Annotated[float, Field(gt=0.0)] = 1.0
+    """Learning rate of biases, relative to that of their layer (OICR has 2)."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     """SGD only."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 5e-4
     """Not applied to biases and normalization layers."""
     batch_size: PositiveInt = 1
-    """Images a step."""
+    """Images at a time."""
+    accumulate: PositiveInt = 1
+    """Batches a step of the optimizer; the loss of a step is the mean over all their images."""
     resize: Literal["longer", "shorter", "square"] = "longer"
     """What a scale means: the longer side, the shorter side, or a square that the image is squashed to."""
     scales_px: Annotated[tuple[PositiveInt, ...], _FromList, Field(min_length=1)] = (480, 576, 688, 864, 1200)
     """One is drawn for each image in each epoch."""
     max_side_px: PositiveInt = 2000
     """Limit of the longer side, for `resize: shorter`."""
+    pad_square: bool = False
+    """Every image is padded to a square with the mean colour, so that images of one longer side go through together."""
+    rescale: Annotated[tuple[Scale, Scale], _FromList] | None = None
+    """Each batch's images are resized by one more factor, drawn uniformly from this range (Oquab: [0.7, 1.4])."""
     flip: bool = True
     """Mirror half of the training images, drawn anew in each epoch."""
+    spatial_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """wsddn: weight of the spatial regulariser (the paper's code has 1e-4)."""
+    spatial_iou: OpenFraction = 0.6
+    """wsddn: proposals that overlap the best one by more than this are drawn to its features."""
+    spatial_top: Annotated[int, Field(ge=2)] = 10
+    """wsddn: so many of the best proposals of a class are looked at."""
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        if (self.lr_schedule == "step") != (self.lr_step_epochs is not None):
+            raise ValueError("expected train.lr_step_epochs with train.lr_schedule: step, and with no other")
+        if self.lr_schedule != "multistep" and self.lr_milestones:
+            raise ValueError("expected no train.lr_milestones but with train.lr_schedule: multistep")
+        return self
+
+    @field_validator("rescale")
+    @classmethod
+    def _check_range(cls, rescale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if rescale is not None and rescale[0] > rescale[1]:
+            raise ValueError("expected the smaller factor first")
+        return rescale
 
 
 class EvaluateConfig(_Section):
@@ -189,14 +308,35 @@ class EvaluateConfig(_Section):
 
     every: PositiveInt = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
-    scale_px: PositiveInt | None = None
-    """Image scale in the meaning of `train.resize`; null: the median of `train.scales_px` (the upper one of two)."""
+    scales_px: Annotated[tuple[PositiveInt, ...], _FromList, Field(min_length=1)] | None = None
+    """Each image is seen at these scales, in the meaning of `train.resize`; null: the median of `train.scales_px`."""
+    flip: bool = False
+    """Each image is also seen mirrored, at every scale."""
+    combine: Literal["mean", "sum"] = "mean"
+    """What becomes of the region scores of all passes. Only `score_threshold` can tell (the released WSDDN sums)."""
     batch_size: PositiveInt = 1
     """Images at a time. Cannot change a result by more than rounding."""
     nms_iou: Fraction = 0.4
     """A detection is dropped when it overlaps a better one of its class by more than this."""
     score_threshold: Annotated[float, Field(ge=0.0)] = 1e-4
     """Detections below it are dropped. Region scores sum to at most 1 over an image: keep it tiny."""
+    box_threshold: OpenFraction = 0.2
+    """localizer: boxes are drawn around where a score map, scaled to [0, 1], is at least this."""
+    box_components: Literal["largest", "all"] = "largest"
+    """localizer: one box around the largest connected component, or one around each."""
+    metrics: Annotated[tuple[str, ...], _FromList] = ()
+    """Metrics besides those that every trial has, such as ap30_area or corloc70. See docs/protocol.md."""
+    pictures: Annotated[int, Field(ge=0)] = 4
+    """So many of the best, of the worst and of random eval images are kept as pictures. Cannot change a result."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _check_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        for name in metrics:
+            parse_metric(name)
+            if metrics.count(name) > 1:
+                raise ValueError(f"expected each metric once, {name} is listed twice")
+        return metrics
 
 
 class ExperimentConfig(_Section):
@@ -222,6 +362,22 @@ class ExperimentConfig(_Section):
                 section = section[name]
             del section[leaf]
         return values
+
+    @model_validator(mode="after")
+    def _check_metrics_of_task(self) -> Self:
+        for metric in map(parse_metric, self.evaluate.metrics):
+            if metric.only_task not in (None, self.task):
+                only = f"only task: {metric.only_task} has it"
+                raise ValueError(f"expected no {metric.name} in evaluate.metrics with task: {self.task}; {only}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_box_scores(self) -> Self:
+        if self.task == "wsddn" and self.model.box_scores != "none" and self.proposals.source != "file":
+            raise ValueError(
+                f"expected model.box_scores: none with proposals.source: {self.proposals.source}, which gives no scores"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_pretrained_fc(self) -> Self:

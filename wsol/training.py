@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils import deterministic as determinism
 
 from wsol import checkpoint
@@ -26,6 +27,7 @@ from wsol.build import Model, TrainingPlan, TrialData, build_data, build_model, 
 from wsol.checkpoint import CheckpointError
 from wsol.config import ExperimentConfig
 from wsol.data.batch import ImageBatch
+from wsol.data.voc import EvaluationSplit
 from wsol.detections import Metrics, SplitDetections, measure
 from wsol.evaluation import NonFinitePredictionError, detect
 from wsol.seeding import derive_seed
@@ -49,7 +51,7 @@ class EpochRecord:
         epoch: from 1.
         loss: mean over the training images, each with the weights of its step; sum of `losses`.
         losses: the same for each of the model's losses.
-        lr: learning rate of the epoch.
+        lr: learning rate at the start of the epoch, of layers without a factor of their own.
         metrics: of the evaluation split with the weights at the end of the epoch; empty where it was not evaluated.
         duration_s: training and evaluation, wall clock.
     """
@@ -69,10 +71,12 @@ class FitResult:
     Attributes:
         metrics: of the last epoch.
         detections: what they were measured on.
+        split: the evaluation split.
     """
 
     metrics: Metrics
     detections: SplitDetections
+    split: EvaluationSplit
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +87,7 @@ class _Run:
     data: TrialData
     model: Model
     optimizer: Optimizer
-    schedule: LRScheduler
+    schedule: LambdaLR
     device: torch.device
     should_stop: Callable[[], bool]
 
@@ -128,7 +132,7 @@ def fit(
     data = build_data(config, pin_memory=device.type == "cuda")  # first: loader processes start before other threads
     with _reproducible(device, threads=threads):
         model = build_model(config, num_classes=len(data.classes)).to(device)
-        optimizer, schedule = build_optimizer(config, model)
+        optimizer, schedule = build_optimizer(config, model, batches_per_epoch=data.batches.batches_per_epoch)
         run = _Run(plan, data, model, optimizer, schedule, device, should_stop)
         done = 0 if saved is None else _restore(run, saved, checkpoint_dir)
         on_resume(done)
@@ -139,6 +143,7 @@ def _train(run: _Run, checkpoint_dir: Path, *, first_epoch: int, on_epoch: Calla
     result = None
     for epoch in range(first_epoch, run.plan.epochs + 1):
         started = time.perf_counter()
+        lr = run.plan.lr * run.schedule.lr_lambdas[0](run.schedule.last_epoch)
         losses = _train_epoch(run, epoch)
         due = epoch % run.plan.evaluate_every == 0 or epoch == run.plan.epochs
         result = _evaluate(run, epoch) if due else None
@@ -146,11 +151,10 @@ def _train(run: _Run, checkpoint_dir: Path, *, first_epoch: int, on_epoch: Calla
             epoch=epoch,
             loss=sum(losses.values()),
             losses=losses,
-            lr=float(run.schedule.get_last_lr()[0]),
+            lr=lr,
             metrics=result.metrics if result else {},
             duration_s=time.perf_counter() - started,
         )
-        run.schedule.step()
         on_epoch(record)
         checkpoint.save(checkpoint_dir, _state(run, epoch), number=epoch)
     return result or _evaluate(run, run.plan.epochs)  # nothing was left to train: stopped after the last checkpoint
@@ -160,31 +164,36 @@ def _train_epoch(run: _Run, epoch: int) -> dict[str, float]:
     """Means of the model's losses over the images."""
     run.model.train()
     sums: dict[str, Tensor] = {}
-    images = 0
+    images = micro_step = 0
     batches = _until_stopped(run.data.batches.training_epoch(epoch), run.should_stop)
-    for step, batch in enumerate(batches, start=1):
-        _seed_torch(derive_seed(run.plan.seed, "training", epoch, step), run.device)
-        losses = _step(run, batch, where=f"epoch {epoch}, step {step}")
-        for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + loss * len(batch)
-        images += len(batch)
+    while group := list(islice(batches, run.plan.accumulate)):
+        in_step = sum(len(batch) for batch in group)
+        run.optimizer.zero_grad()
+        for batch in group:
+            micro_step += 1
+            _seed_torch(derive_seed(run.plan.seed, "training", epoch, micro_step), run.device)
+            where = f"epoch {epoch}, step {micro_step}"
+            losses = _gradients(run, batch, share=len(batch) / in_step, where=where)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + loss * len(batch)
+        run.optimizer.step()
+        run.schedule.step()
+        images += in_step
     return {name: float(total) / images for name, total in sums.items()}
 
 
-def _step(run: _Run, batch: ImageBatch, *, where: str) -> dict[str, Tensor]:
-    """One step of the optimizer. Returns the losses, float64 scalars still on the device.
+def _gradients(run: _Run, batch: ImageBatch, *, share: float, where: str) -> dict[str, Tensor]:
+    """Adds the gradients of a batch, times `share`. Returns the losses, float64 scalars still on the device.
 
     Raises:
-        NonFiniteLossError: before the weights are touched.
+        NonFiniteLossError: so that the weights are not touched.
     """
-    run.optimizer.zero_grad()
     losses = run.model.training_losses(batch.to(run.device))
     total = torch.stack(list(losses.values())).sum()
-    total.backward()  # type: ignore[no-untyped-call]
+    (total * share).backward()  # type: ignore[no-untyped-call]
     value = total.item()  # the step's only wait for the GPU, when all of its work but the update is queued
     if not math.isfinite(value):
         raise NonFiniteLossError(f"got a loss of {value} in {where}, images {', '.join(batch.image_ids)}")
-    run.optimizer.step()
     return {name: loss.detach().double() for name, loss in losses.items()}
 
 
@@ -196,10 +205,12 @@ def _evaluate(run: _Run, epoch: int) -> FitResult:
             classes=run.data.classes,
             post_processing=run.plan.post_processing,
             device=run.device,
+            ground_truth=run.data.evaluation.ground_truth,
         )
     except NonFinitePredictionError as error:
         raise NonFiniteLossError(f"{error}, in the evaluation after epoch {epoch}") from error
-    return FitResult(metrics=measure(found, run.data.evaluation), detections=found)
+    split = run.data.evaluation
+    return FitResult(metrics=measure(found, split, metrics=run.plan.metrics), detections=found, split=split)
 
 
 def _until_stopped(items: Iterable[Item], should_stop: Callable[[], bool]) -> Iterator[Item]:

@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from experiments.spec import SweepSpec
 from experiments.store import StoredTrial, SweepStore, TrialResult, write_csv
 from experiments.trial import TrialPlan, TrialState
-from wsol.metrics.names import METRICS_OF_TASK
+from wsol.metrics.names import metrics_of
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,11 @@ def ranked(entries: Sequence[Entry], *, metric: str, direction: str) -> list[Ent
 
 
 def metric_names(spec: SweepSpec) -> list[str]:
-    """The metrics of the spec's tasks, the objective's first."""
+    """What the spec's trials are measured by, the objective's metric first."""
     objective = spec.objective.metric.partition("/")[0]
-    names = dict.fromkeys(name for plan in spec.plans for name in METRICS_OF_TASK[plan.config.task])
+    configs = [plan.config for plan in spec.plans]
+    names = dict.fromkeys(name for config in configs for name in metrics_of(config.task))
+    names |= dict.fromkeys(name for config in configs for name in config.evaluate.metrics)
     return sorted(names, key=lambda name: name != objective)
 
 
@@ -72,9 +75,14 @@ def write_tables(store: SweepStore, spec: SweepSpec, entries: Sequence[Entry]) -
         + ["duration_s"],
         [_leaderboard_row(entry, spec.swept_keys, metrics) for entry in order if entry.trial is not None],
     )
-    classes = class_names(entries)
+    write_per_class(store.per_class, order, metrics)
+
+
+def write_per_class(path: Path, order: Sequence[Entry], metrics: Sequence[str]) -> None:
+    """Writes a CSV file with a row for each complete trial and class, trials in the order given."""
+    classes = class_names(order)
     write_csv(
-        store.per_class,
+        path,
         ["trial", "signature", "class", *metrics],
         [
             [

@@ -14,6 +14,7 @@ from experiments.trial import TrialState
 from experiments.view import value_text
 
 MAX_ROWS = 20
+MAX_METRICS = 4
 MAX_TRIALS_PER_CLASS = 6
 
 
@@ -25,16 +26,24 @@ def print_report(console: Console, spec: SweepSpec, entries: Sequence[Entry]) ->
         console.print("No trial has finished yet.")
         return
     console.print(_title(spec, "leaderboard"))
-    console.print(leaderboard_table(spec, finished))
+    metrics = metric_names(spec)
+    console.print(leaderboard_table(spec, finished, metrics=metrics[:MAX_METRICS], where="in leaderboard.csv"))
     complete = [entry for entry in finished if entry.state is TrialState.COMPLETE]
     if complete:
-        console.print(_title(spec, f"{spec.objective.metric.partition('/')[0]} per class"))
-        console.print(per_class_table(spec, complete))
+        console.print(_title(spec, f"{metrics[0]} per class"))
+        console.print(per_class_table(complete, metric=metrics[0], where="in per_class_ap.csv"))
 
 
-def leaderboard_table(spec: SweepSpec, order: Sequence[Entry]) -> Table:
-    """A row a finished trial, the best first, at most `MAX_ROWS`."""
-    metrics = metric_names(spec)[:4]
+def print_measured(console: Console, spec: SweepSpec, order: Sequence[Entry], *, metrics: Sequence[str]) -> None:
+    """Both tables of complete trials, the best first, for these metrics; the second for the first of them."""
+    console.print(_title(spec, "measured again"))
+    console.print(leaderboard_table(spec, order, metrics=metrics, where="with --csv"))
+    console.print(_title(spec, f"{metrics[0]} per class"))
+    console.print(per_class_table(order, metric=metrics[0], where="with --csv"))
+
+
+def leaderboard_table(spec: SweepSpec, order: Sequence[Entry], *, metrics: Sequence[str], where: str) -> Table:
+    """A row a finished trial in the order given, at most `MAX_ROWS`; the caption says where all are."""
     table = Table(caption_justify="left")
     table.add_column("trial", justify="right")
     short = [key.rpartition(".")[2] for key in spec.swept_keys]
@@ -58,13 +67,12 @@ def leaderboard_table(spec: SweepSpec, order: Sequence[Entry]) -> Table:
         cells = [str(entry.trial.number), *swept, *seed, *figures, f"{entry.result.duration_s:.0f} s"]
         table.add_row(*(Text(cell) for cell in cells), style="bold" if entry is order[0] else None)
     if len(order) > MAX_ROWS:
-        table.caption = f"{len(order) - MAX_ROWS} more in leaderboard.csv"
+        table.caption = f"{len(order) - MAX_ROWS} more {where}"
     return table
 
 
-def per_class_table(spec: SweepSpec, order: Sequence[Entry]) -> Table:
-    """The objective's metric: a row a class, a column for each of the best trials; each class's best is bold."""
-    metric = spec.objective.metric.partition("/")[0]
+def per_class_table(order: Sequence[Entry], *, metric: str, where: str) -> Table:
+    """A row a class, a column for each of the best trials; each class's best is bold."""
     shown = order[:MAX_TRIALS_PER_CLASS]
     table = Table(caption_justify="left")
     table.add_column("class")
@@ -77,7 +85,7 @@ def per_class_table(spec: SweepSpec, order: Sequence[Entry]) -> Table:
         cells = [Text(_figure(value), style="bold" if value is not None and value == best else "") for value in values]
         table.add_row(Text(name), *cells, end_section=False)
     if len(order) > len(shown):
-        table.caption = f"the best {len(shown)} of {len(order)} trials; all in per_class_ap.csv"
+        table.caption = f"the best {len(shown)} of {len(order)} trials; all {where}"
     return table
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from wsol.build import build_model
+from wsol.config import ExperimentConfig, ModelConfig
 from wsol.data.batch import ImageBatch, Sample, collate
-from wsol.models.backbones import build_backbone
 from wsol.models.detector import ImagePrediction, WeaklySupervisedModel
-from wsol.models.localizer import Localizer
-from wsol.models.pooling import build_pooling
-from wsol.models.wsddn import Wsddn
 
 NUM_CLASSES = 4
 
@@ -25,41 +25,51 @@ class Model(nn.Module, WeaklySupervisedModel):
 Build = Callable[..., Model]
 
 
-def localizer(pooling: str) -> Build:
-    def build(*, backbone: str = "tiny", freeze: str = "none") -> Model:
-        model: nn.Module = Localizer(
-            backbone=build_backbone(name=backbone, weights="none", freeze=freeze, freeze_batchnorm=None),
-            num_classes=NUM_CLASSES,
-            hidden_channels=16,
-            dropout=0.5,
-            pooling=build_pooling(pooling),
+def built(task: str, **model: Any) -> Build:
+    def build(*, backbone: str = "tiny", freeze: str = "none", seed: int = 0) -> Model:
+        options = {"roi_size": 3, "fc_dim": 32, "hidden_channels": 16, "attention_dim": 8} | model
+        train = {"spatial_weight": 1e-2} if options.pop("spatial", False) else {}
+        config = ExperimentConfig.model_validate(
+            {
+                "task": task,
+                "seed": seed,
+                "data": {"root": "none"},
+                "proposals": {"source": "file", "file": "none.npz"},
+                "model": {"backbone": backbone, "weights": "none", "freeze": freeze, "dropout": 0.5, **options},
+                "train": train,
+            }
         )
-        return model  # type: ignore[return-value]
+        network: nn.Module = build_model(config, num_classes=NUM_CLASSES)
+        return network  # type: ignore[return-value]
 
     return build
 
 
-def wsddn(roi_op: str) -> Build:
-    def build(*, backbone: str = "tiny", freeze: str = "none") -> Model:
-        model: nn.Module = Wsddn(
-            backbone=build_backbone(name=backbone, weights="none", freeze=freeze, freeze_batchnorm=None),
-            num_classes=NUM_CLASSES,
-            roi_op=roi_op,
-            roi_size=3,
-            fc_dim=32,
-            dropout=0.5,
-        )
-        return model  # type: ignore[return-value]
-
-    return build
-
-
-MODELS = {
-    "localizer, max": localizer("max"),
-    "localizer, average": localizer("average"),
-    "wsddn, roi_pool": wsddn("roi_pool"),
-    "wsddn, roi_align": wsddn("roi_align"),
+POOLINGS = get_args(ModelConfig.model_fields["pooling"].annotation)
+MODELS = {f"localizer, {pooling}": built("localizer", pooling=pooling) for pooling in POOLINGS} | {
+    "localizer, gated attention": built("localizer", pooling="attention", attention_gated=True),
+    "localizer, robust": built("localizer", pooling="average", map_smoothing=3, map_dropout=0.3),
+    "localizer, linear, 3 maps a class": built("localizer", head="linear", maps_per_class=3, pooling="wildcat"),
+    "localizer, oquab": built("localizer", head="oquab"),
+    "wsddn, roi_pool": built("wsddn", roi_op="roi_pool"),
+    "wsddn, roi_align": built("wsddn", roi_op="roi_align"),
+    "wsddn, box scores": built("wsddn", box_scores="one_plus_ten"),
+    "wsddn, size prior, temperature, spatial": built("wsddn", size_prior=1.5, detection_temperature=2.0, spatial=True),
+    "wsddn, contrastive": built("wsddn", context="contrastive"),
+    "wsddn, refinement": built("wsddn", refinement=3),
 }
+
+
+DIFFERENT = ["localizer, max", "localizer, robust", "localizer, oquab", "wsddn, roi_pool", "wsddn, contrastive"]
+DIFFERENT += ["wsddn, refinement"]
+"""For tests of what does not depend on how maps are pooled or scores are made, and that take seconds each."""
+
+
+@pytest.fixture(params=DIFFERENT)
+def build_different(request: pytest.FixtureRequest) -> Iterator[Build]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield MODELS[request.param]
 
 
 @pytest.fixture(params=MODELS)
@@ -83,7 +93,7 @@ def sample(
         image=torch.rand(3, height, width),
         labels=torch.tensor(labels, dtype=torch.float32),
         proposals=boxes(proposals, width, height),
-        proposal_scores=None,
+        proposal_scores=torch.rand(proposals),
         image_id=f"{width}x{height}",
         scale=(1.0, 1.0),
     )
@@ -105,9 +115,14 @@ def total(model: Model, batch: ImageBatch) -> Tensor:
     return torch.stack(list(model.training_losses(batch).values())).sum()
 
 
-def assert_equal(got: ImagePrediction, expected: ImagePrediction) -> None:
-    for field in ("class_scores", "boxes", "box_scores", "points"):
-        torch.testing.assert_close(getattr(got, field), getattr(expected, field), rtol=1e-4, atol=1e-6, equal_nan=True)
+def tensors(prediction: ImagePrediction) -> list[Tensor]:
+    maps = [] if prediction.score_maps is None else [prediction.score_maps.values]
+    return [prediction.class_scores, prediction.boxes, prediction.box_scores, *maps]
+
+
+def assert_equal(got: ImagePrediction, expected: ImagePrediction, *, rtol: float = 1e-4, atol: float = 1e-6) -> None:
+    for one, other in zip(tensors(got), tensors(expected), strict=True):
+        torch.testing.assert_close(one.cpu(), other, rtol=rtol, atol=atol)
 
 
 def test_a_prediction_for_each_image(build: Build) -> None:
@@ -121,13 +136,16 @@ def test_a_prediction_for_each_image(build: Build) -> None:
         assert prediction.boxes.shape == (count, 4)
         assert prediction.boxes.dtype == torch.float32
         assert prediction.box_scores.shape == (count, NUM_CLASSES)
-        assert prediction.points.shape == (NUM_CLASSES, 2)
-        assert prediction.points.dtype == torch.float32
-        assert torch.isfinite(prediction.class_scores).all()
-        assert torch.isfinite(prediction.box_scores).all()
-        height, width = one.image.shape[1:]
-        inside = (prediction.points >= 0) & (prediction.points <= torch.tensor([width, height]))
-        assert (inside | prediction.points.isnan()).all()
+        assert all(torch.isfinite(tensor).all() for tensor in tensors(prediction))
+        if prediction.score_maps is None:
+            assert torch.equal(prediction.boxes, one.proposals)
+        else:
+            classes, *cells = prediction.score_maps.values.shape
+            assert classes == NUM_CLASSES
+            for count, pixels in zip(cells, one.image.shape[1:], strict=True):  # a last part of a cell may be missing
+                assert (
+                    pixels // prediction.score_maps.stride <= count <= math.ceil(pixels / prediction.score_maps.stride)
+                )
 
 
 def test_a_prediction_does_not_depend_on_the_batch(build: Build) -> None:
@@ -168,9 +186,17 @@ def test_gradients_are_the_mean_over_images(build: Build) -> None:
         torch.testing.assert_close(gradient, (first[name] + second[name]) / 2, rtol=1e-3, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("backbone", ["tiny", "resnet18", "timm/test_resnet"])
-def test_every_parameter_gets_a_gradient(build: Build, backbone: str) -> None:
-    model = build(backbone=backbone).train()
+def test_every_parameter_gets_a_gradient(build: Build) -> None:
+    check_gradients(build(), backbone="tiny")
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "timm/test_resnet"])
+def test_so_it_does_with_other_backbones(build_different: Build, backbone: str) -> None:
+    check_gradients(build_different(backbone=backbone), backbone=backbone)
+
+
+def check_gradients(model: Model, *, backbone: str) -> None:
+    model.train()
     total(model, collate([sample(), sample((-1, 1, 0, 1))])).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()]
     assert missing == []
@@ -181,8 +207,8 @@ def test_every_parameter_gets_a_gradient(build: Build, backbone: str) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "resnet18"])
-def test_a_frozen_backbone_does_not_change(build: Build, backbone: str) -> None:
-    model = build(backbone=backbone, freeze="all").train()
+def test_a_frozen_backbone_does_not_change(build_different: Build, backbone: str) -> None:
+    model = build_different(backbone=backbone, freeze="all").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
     for _ in range(2):
@@ -245,34 +271,30 @@ def test_huge_weights_do_not_make_nan(build: Build) -> None:
     assert all(torch.isfinite(prediction.box_scores).all() for prediction in predictions)
 
 
-def test_state_dict_round_trip(build: Build) -> None:
-    model = build(backbone="resnet18").train()
+def test_state_dict_round_trip(build_different: Build) -> None:
+    model = build_different(backbone="resnet18").train()
     total(model, collate([sample(), sample()])).backward()  # moves the running statistics
-    torch.manual_seed(1)
-    other = build(backbone="resnet18")
+    other = build_different(backbone="resnet18", seed=1)
     other.load_state_dict(model.state_dict())
     batch = collate(odd_samples())
     with torch.inference_mode():
         for got, expected in zip(other.eval().predict(batch), model.eval().predict(batch), strict=True):
-            for field in ("class_scores", "box_scores", "points"):
-                torch.testing.assert_close(
-                    getattr(got, field), getattr(expected, field), rtol=0, atol=0, equal_nan=True
-                )
+            assert_equal(got, expected, rtol=0, atol=0)
 
 
 def test_same_seed_same_model_and_same_losses(build: Build) -> None:
     results = []
     batch = collate(odd_samples())
     for seed in (3, 3, 4):
-        torch.manual_seed(seed)
-        model = build().train()
+        model = build(seed=seed).train()
+        torch.manual_seed(0)  # of dropout
         results.append(total(model, batch).item())
     assert results[0] == results[1]
     assert results[0] != results[2]
 
 
-def test_a_batch_can_be_learnt_by_heart(build: Build) -> None:
-    model = build().train()
+def test_a_batch_can_be_learnt_by_heart(build_different: Build) -> None:
+    model = build_different().train()
     batch = collate([sample(), sample((-1, 1, -1, 1)), sample((-1, -1, 1, -1))])
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
@@ -287,8 +309,8 @@ def test_a_batch_can_be_learnt_by_heart(build: Build) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_agrees_with_the_cpu(build: Build) -> None:
-    model = build().eval()
+def test_cuda_agrees_with_the_cpu(build_different: Build) -> None:
+    model = build_different().eval()
     batch = collate(odd_samples())
     expected_loss = total(model, batch).item()
     with torch.inference_mode():
@@ -300,7 +322,5 @@ def test_cuda_agrees_with_the_cpu(build: Build) -> None:
     assert loss.item() == pytest.approx(expected_loss, rel=1e-3)
     with torch.inference_mode():
         for got, reference in zip(model.predict(batch.to("cuda")), expected, strict=True):
-            for field in ("class_scores", "boxes", "box_scores", "points"):
-                value = getattr(got, field)
-                assert value.device.type == "cuda"
-                torch.testing.assert_close(value.cpu(), getattr(reference, field), rtol=1e-3, atol=1e-4, equal_nan=True)
+            assert all(tensor.device.type == "cuda" for tensor in tensors(got))
+            assert_equal(got, reference, rtol=1e-3, atol=1e-4)

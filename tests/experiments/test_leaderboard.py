@@ -11,8 +11,10 @@ from experiments.report.leaderboard import Entry, class_names, csv_value, metric
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore, TrialResult
 from experiments.trial import TrialState
+from wsol.metrics.names import METRICS_OF_TASK
 
 METRIC = "ap50_11pt/mean"
+METRICS = list(METRICS_OF_TASK["wsddn"])
 Load = Callable[[str], SweepSpec]
 
 SPEC = """\
@@ -78,10 +80,18 @@ class TestRanking:
 
 
 def test_the_objective_leads_the_metrics(load: Load) -> None:
-    others = ["ap50_11pt", "ap50_area", "corloc50", "point_ap"]
+    others = [name for name in METRICS if name != "cls_ap"]
     assert metric_names(load("{EXPERIMENT}\nobjective: {metric: cls_ap/digit_3}\n")) == ["cls_ap", *others]
     both = load("{EXPERIMENT}\nsearch:\n  - grid: {task: [localizer, wsddn]}\n")
-    assert metric_names(both) == ["cls_ap", "point_ap", "ap50_11pt", "ap50_area", "corloc50"]
+    assert metric_names(both) == [*METRICS_OF_TASK["localizer"], "proposal_recall50"]
+
+
+def test_metrics_that_the_spec_adds_come_last(load: Load) -> None:
+    """Also those that some trials alone have; one that every trial has anyway is there once."""
+    swept = "{EXPERIMENT}\nsearch:\n  - grid: {evaluate.metrics: [[], [ap30_area, cls_ap], [corloc70, ap30_area]]}\n"
+    assert metric_names(load(swept)) == [*METRICS, "ap30_area", "corloc70"]
+    alone = load("{EXPERIMENT}\n  evaluate: {metrics: [ap30_area]}\nobjective: {metric: ap30_area/mean}\n")
+    assert metric_names(alone) == ["ap30_area", *METRICS]
 
 
 def test_classes_in_the_order_of_the_results(load: Load, store: SweepStore) -> None:
@@ -99,8 +109,7 @@ class TestTables:
         write_tables(store, spec, entries(spec, store, [None, failed, result(figures)]))
         rows = read(store.leaderboard)
         header = ["trial", "signature", "state", "stop_reason", "attempts", "seed", "train.lr"]
-        metrics = ["ap50_11pt", "ap50_area", "corloc50", "cls_ap", "point_ap"]
-        assert list(rows[0]) == [*header, *(f"{metric}/mean" for metric in metrics), "duration_s"]
+        assert list(rows[0]) == [*header, *(f"{metric}/mean" for metric in METRICS), "duration_s"]
         assert list(rows[0].values()) == [
             "2",
             spec.plans[2].signature[:8],
@@ -113,7 +122,7 @@ class TestTables:
             "",
             "",
             "1.0",
-            "",
+            *[""] * 3,
             "12.5",
         ]
         assert [(row["trial"], row["state"], row["stop_reason"]) for row in rows[1:]] == [
@@ -140,11 +149,10 @@ class TestTables:
         cat_and_dog = {"ap50_11pt/cat": 0.5, "cls_ap/cat": 0.25, "ap50_11pt/dog": None, METRIC: 0.5}
         write_tables(store, spec, entries(spec, store, [failed, result(cat_and_dog), None]))
         rows = read(store.per_class)
-        metrics = ["ap50_11pt", "ap50_area", "corloc50", "cls_ap", "point_ap"]
-        assert list(rows[0]) == ["trial", "signature", "class", *metrics]
+        assert list(rows[0]) == ["trial", "signature", "class", *METRICS]
         assert [list(row.values())[2:] for row in rows] == [
-            ["cat", "0.5", "", "", "0.25", ""],
-            ["dog", "", "", "", "", ""],
+            ["cat", "0.5", "", "", "0.25", "", "", ""],
+            ["dog", *[""] * 7],
         ]
 
     def test_hostile_class_names_come_back(self, load: Load, store: SweepStore) -> None:

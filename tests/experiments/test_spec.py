@@ -28,7 +28,9 @@ class TestWholeMessages:
             pytest.param(
                 deep("train", "epochz: 3"),
                 "sweep.yaml:6: got unknown key 'epochz' in train; expected one of epochs, optimizer, lr, "
-                "lr_milestones, lr_gamma, momentum, weight_decay, batch_size, resize, scales_px, max_side_px, flip; "
+                "lr_schedule, lr_milestones, lr_step_epochs, lr_gamma, warmup_steps, backbone_lr_factor, "
+                "head_lr_factor, refinement_lr_factor, bias_lr_factor, momentum, weight_decay, batch_size, accumulate, "
+                "resize, scales_px, max_side_px, pad_square, rescale, flip, spatial_weight, spatial_iou, spatial_top; "
                 "did you mean epochs?",
                 id="misspelt key",
             ),
@@ -87,7 +89,8 @@ class TestWholeMessages:
             pytest.param(
                 "{EXPERIMENT}\nseeds: 2\nobjective:\n  metric: ap50/mean\n",
                 "sweep.yaml:7: got 'ap50/mean' for objective.metric; expected <metric>/mean or <metric>/<class> with a "
-                "metric of task wsddn: ap50_11pt, ap50_area, corloc50, cls_ap, point_ap; did you mean ap50_area/mean?",
+                "metric of task wsddn: ap50_11pt, ap50_area, corloc50, cls_ap, point_ap, pointing_game, "
+                "proposal_recall50, or one that every trial has in evaluate.metrics; did you mean ap50_area/mean?",
                 id="unknown metric",
             ),
             pytest.param(
@@ -331,10 +334,45 @@ class TestFaultsOfTheRest:
 
     def test_an_objective_must_be_a_metric_of_every_task(self, fault: Fault, load: Load) -> None:
         text = "{EXPERIMENT}\nsearch:\n  - grid: {task: [wsddn, localizer]}\n"
-        assert load(text).objective.metric == "cls_ap/mean"
-        assert "a metric of task wsddn and localizer: cls_ap, point_ap" in fault(
-            text + "objective: {metric: corloc50/mean}\n"
+        assert load(text).objective.metric == "ap50_11pt/mean"
+        assert load(text.replace("wsddn, localizer", "localizer, wsddn")).objective.metric == "cls_ap/mean"
+        common = (
+            "a metric of task wsddn and localizer: ap50_11pt, ap50_area, corloc50, cls_ap, point_ap, pointing_game, or"
         )
+        for metric in ("maxboxacc_v2", "proposal_recall50"):
+            assert common in fault(text + f"objective: {{metric: {metric}/mean}}\n")
+
+    def test_an_objective_may_be_a_metric_that_every_trial_adds(self, fault: Fault, load: Load) -> None:
+        objective = "objective: {metric: ap30_area/digit_3}\n"
+        assert (
+            load("{EXPERIMENT}\n  evaluate: {metrics: [ap30_area]}\n" + objective).objective.metric
+            == "ap30_area/digit_3"
+        )
+        some = "{EXPERIMENT}\nsearch:\n  - grid: {evaluate.metrics: [[ap30_area], [corloc70]]}\n"
+        assert "got 'ap30_area/digit_3' for objective.metric; expected" in fault(some + objective)
+        assert "or one that every trial has in evaluate.metrics" in fault("{EXPERIMENT}\n" + objective)
+
+    @pytest.mark.parametrize(
+        ("metrics", "message"),
+        [
+            (
+                "[ap30]",
+                "sweep.yaml:5: got ['ap30'] for evaluate.metrics; expected ap<NN>_11pt, ap<NN>_area, corloc<NN>, "
+                "proposal_recall<NN>, cls_ap, point_ap, pointing_game or maxboxacc_v2, with NN from 05 to 95; "
+                "did you mean ap30_area?",
+            ),
+            ("[corloc30, corloc30]", "for evaluate.metrics; expected each metric once, corloc30 is listed twice"),
+            (
+                "[maxboxacc_v2]",
+                "sweep.yaml:5: expected no maxboxacc_v2 in evaluate.metrics with task: wsddn; only task: "
+                "localizer has it",
+            ),
+            ("ap30_area", "sweep.yaml:5: got 'ap30_area' for evaluate.metrics; expected a list"),
+            ("[30]", "sweep.yaml:5: got 30 for evaluate.metrics[0]; expected text"),
+        ],
+    )
+    def test_metrics_that_are_added_are_metrics(self, fault: Fault, metrics: str, message: str) -> None:
+        assert message in fault(f"{{EXPERIMENT}}\n  evaluate: {{metrics: {metrics}}}\n")
 
     @pytest.mark.parametrize(
         "name", ["a/b", "..", ".", ".hidden", "", "/", "a b", "é", "a\\b", "-x", "a" * 101, "a:b", "CON?"]

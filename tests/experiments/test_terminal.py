@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from experiments.report.leaderboard import Entry
-from experiments.report.terminal import leaderboard_table, per_class_table, print_report
+from experiments.report.terminal import leaderboard_table, per_class_table, print_measured, print_report
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore, TrialResult
 from experiments.trial import TrialState
@@ -82,7 +82,9 @@ class TestLeaderboard:
         spec = load(
             "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1], train.batch_size: [2], evaluate.batch_size: [2]}\n"
         )
-        heading = printed(leaderboard_table(spec, entries(spec, values(0.5))), width=200).splitlines()[1]
+        heading = printed(
+            leaderboard_table(spec, entries(spec, values(0.5)), metrics=["ap50_11pt"], where="in x.csv"), width=200
+        ).splitlines()[1]
         assert heading.split("┃")[1:5] == [" trial ", "  lr ", " train.batch_size ", " evaluate.batch_size "]
 
     def test_seeds_have_a_column_where_there_are_several(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
@@ -122,12 +124,30 @@ class TestLeaderboard:
         assert cells(text)[0] == ["0", "0.001", "2000", "0", "0.1234", "0.1234", "0.1234", "0.1234", "12 s"]
 
 
+def test_measured_again(load: Load, entries: Callable[..., list[Entry]]) -> None:
+    """In the order given, all metrics asked for, the first of them per class."""
+    spec = load(GRID % ", ".join(str(n) for n in range(1, 23)))
+    metrics = [f"ap{percent}_area" for percent in range(10, 60, 10)]
+    of_cats = {f"{metric}/{name}": 0.125 for metric in metrics for name in ("cat", "mean")}
+    order = entries(spec, [result({**of_cats, "cls_ap/mean": 0.9})] * 22)[::-1]
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    with console.capture() as shown:
+        print_measured(console, spec, order, metrics=metrics)
+    table, _, per_class = shown.get().partition("ap10_area per class (on split val)")
+    assert cells(table)[0] == ["21", "22", *["0.1250"] * 5, "12 s"]
+    assert "2 more with --csv" in table
+    assert cells(per_class) == [["cat", *["0.1250"] * 6], ["mean", *["0.1250"] * 6]]
+    assert "the best 6 of 22 trials; all with --csv" in per_class
+
+
 class TestPerClass:
     def test_a_row_a_class_and_a_column_a_trial(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
         spec = load(GRID % "0.1, 0.2")
         first = {"ap50_11pt/cat": 0.5, "ap50_11pt/dog": None, "ap50_11pt/mean": 0.5, "cls_ap/cat": 0.9}
         second = {"ap50_11pt/cat": 0.25, "ap50_11pt/dog": 0.75, "ap50_11pt/mean": 0.5}
-        text = printed(per_class_table(spec, entries(spec, [result(first), result(second)])))
+        text = printed(
+            per_class_table(entries(spec, [result(first), result(second)]), metric="ap50_11pt", where="in x.csv")
+        )
         assert cells(text) == [
             ["cat", "0.5000", "0.2500"],
             ["dog", "-", "0.7500"],
@@ -140,7 +160,7 @@ class TestPerClass:
         second = {"ap50_11pt/cat": 0.25, "ap50_11pt/mean": 0.25}
         console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="standard")
         with console.capture() as shown:
-            console.print(per_class_table(spec, entries(spec, [result(first), result(second)])))
+            console.print(per_class_table(entries(spec, [result(first), result(second)]), metric="ap50_11pt", where=""))
         cat, mean = [line for line in shown.get().splitlines() if "cat" in line or "mean" in line]
         assert "\x1b[1m 0.5000" in cat
         assert cat.count("\x1b[1m") == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import SGD
 
-from wsol.build import build_data, build_model, build_optimizer, build_plan, prepare_data
+from wsol.build import build_data, build_model, build_optimizer, build_plan, evaluation_views, prepare_data
 from wsol.config import ExperimentConfig
 from wsol.data import digits
 from wsol.data.batch import ImageBatch
 from wsol.data.images import DataError
 from wsol.data.proposals import Proposals
+from wsol.data.transforms import View
 from wsol.evaluation import PostProcessing
+from wsol.metrics.names import METRICS_OF_TASK
 from wsol.models.localizer import Localizer
-from wsol.models.pooling import AveragePooling
-from wsol.models.wsddn import Wsddn
+from wsol.models.pooling import TopKPooling
+from wsol.models.wsddn import SpatialRegularizer, TwoStreamHead, Wsddn
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +53,31 @@ def _ids(root: Path, split: str) -> list[str]:
 
 def _evaluated(config: ExperimentConfig) -> ImageBatch:
     """The first evaluation batch."""
-    return next(iter(build_data(config, pin_memory=False).batches.evaluation_pass()))
+    ((_, batch), *_) = next(iter(build_data(config, pin_memory=False).batches.evaluation_pass()))
+    return batch
 
 
 def test_the_plan_holds_what_the_loop_needs() -> None:
     plan = build_plan(
-        _config(seed=3, train={"epochs": 7}, evaluate={"every": 2, "nms_iou": 0.3, "score_threshold": 0.01})
+        _config(
+            seed=3,
+            train={"epochs": 7, "lr": 0.5, "accumulate": 4},
+            evaluate={"every": 2, "nms_iou": 0.3, "score_threshold": 0.01, "combine": "sum", "metrics": ["ap30_area"]},
+        )
     )
-    assert (plan.seed, plan.epochs, plan.evaluate_every) == (3, 7, 2)
-    assert plan.post_processing == PostProcessing(score_threshold=0.01, nms_iou=0.3, gives_boxes=True)
-    assert not build_plan(_config(task="localizer")).post_processing.gives_boxes
+    assert (plan.seed, plan.epochs, plan.evaluate_every, plan.lr, plan.accumulate) == (3, 7, 2, 0.5, 4)
+    assert plan.post_processing == PostProcessing(
+        score_threshold=0.01, nms_iou=0.3, combine="sum", box_threshold=0.2, box_components="largest"
+    )
+    assert plan.metrics == (*METRICS_OF_TASK["wsddn"], "ap30_area")
+
+
+@pytest.mark.parametrize(("probability", "logit"), [(0.0, -math.inf), (0.5, 0.0), (0.1, -math.log(9)), (1.0, math.inf)])
+def test_a_localizers_score_threshold_is_a_probability(probability: float, logit: float) -> None:
+    config = _config(task="localizer", evaluate={"score_threshold": probability, "box_components": "all"})
+    post_processing = build_plan(config).post_processing
+    assert post_processing.score_threshold == pytest.approx(logit)
+    assert post_processing.box_components == "all"
 
 
 def test_a_trial_is_its_config_less_what_changes_no_result() -> None:
@@ -76,36 +93,44 @@ def test_data_has_the_splits_of_the_config(root: Path) -> None:
     )
     assert data.classes == data.evaluation.classes == ("digit_1", "digit_0")
     trained = [image_id for batch in data.batches.training_epoch(1) for image_id in batch.image_ids]
-    evaluated = [image_id for batch in data.batches.evaluation_pass() for image_id in batch.image_ids]
+    evaluated = [image_id for ((_, batch),) in data.batches.evaluation_pass() for image_id in batch.image_ids]
     assert sorted(trained) == _ids(root, "val")
     assert evaluated == [record.id for record in data.evaluation.images] == _ids(root, "test")
 
 
 @pytest.mark.parametrize(
-    ("train", "scale_px", "expected"),
+    ("train", "scales_px", "expected"),
     [
         ({}, None, 96),  # of four scales the upper median
         ({"scales_px": (128, 32, 64)}, None, 64),
-        ({}, 48, 48),
-        ({"resize": "shorter", "max_side_px": 40}, 48, 40),
+        ({}, (48,), 48),
+        ({"resize": "shorter", "max_side_px": 40}, (48,), 40),
     ],
 )
-def test_the_evaluation_scale(root: Path, train: dict[str, Any], scale_px: int | None, expected: int) -> None:
-    batch = _evaluated(_config(root, train=train, evaluate={"scale_px": scale_px}))
+def test_the_evaluation_scale(
+    root: Path, train: dict[str, Any], scales_px: tuple[int, ...] | None, expected: int
+) -> None:
+    batch = _evaluated(_config(root, train=train, evaluate={"scales_px": scales_px}))
     assert batch.images[0].shape == (3, expected, expected)
+
+
+def test_evaluation_views_are_scales_times_flips() -> None:
+    views = evaluation_views(_config(evaluate={"scales_px": (48, 32), "flip": True}))
+    assert views == [View(48), View(32), View(48, flip=True), View(32, flip=True)]
 
 
 def test_batch_sizes_and_augmentation(root: Path) -> None:
     config = _config(root, train={"batch_size": 2, "scales_px": (40,), "flip": False}, evaluate={"batch_size": 3})
     batches = build_data(config, pin_memory=False).batches
     assert [len(batch) for batch in batches.training_epoch(1)] == [2, 1]
-    assert [len(batch) for batch in batches.evaluation_pass()] == [2]
+    assert [len(batch) for ((_, batch),) in batches.evaluation_pass()] == [2]
+    assert batches.batches_per_epoch == 2
     sizes = {tuple(image.shape) for batch in batches.training_epoch(1) for image in batch.images}
     assert sizes == {(3, 40, 40)}
 
 
 def _grid(root: Path, **proposals: Any) -> torch.Tensor:
-    boxes: torch.Tensor = _evaluated(_config(root, proposals=proposals, evaluate={"scale_px": 64})).proposals[0]
+    boxes: torch.Tensor = _evaluated(_config(root, proposals=proposals, evaluate={"scales_px": (64,)})).proposals[0]
     return boxes
 
 
@@ -179,24 +204,73 @@ def test_faults_in_the_data_are_found_before_a_trial(root: Path, data: dict[str,
         prepare_data([_config(root, data=data)], workers=0)
 
 
-def test_both_models_are_built_from_their_keys() -> None:
-    wsddn = build_model(
-        _config(model={"roi_size": 3, "fc_dim": 5, "dropout": 0.25, "freeze": "all", "roi_op": "roi_align"}),
+def test_wsddn_is_built_from_its_keys() -> None:
+    model = build_model(
+        _config(
+            model={
+                "roi_size": 3,
+                "fc_dim": 5,
+                "dropout": 0.25,
+                "freeze": "all",
+                "roi_op": "roi_align",
+                "detection_temperature": 2.0,
+                "size_prior": 1.5,
+                "context": "contrastive",
+                "refinement": 3,
+                "refinement_foreground_iou": 0.6,
+                "refinement_ignore_iou": 0.2,
+            },
+            train={"spatial_weight": 1e-4, "spatial_iou": 0.7, "spatial_top": 5, "pad_square": True},
+        ),
         num_classes=4,
     )
-    assert isinstance(wsddn, Wsddn)
-    assert wsddn.fc.get_submodule("fc6").weight.shape == (5, 3 * 3 * wsddn.backbone.out_channels)
-    assert wsddn.fc.get_submodule("dropout7").p == 0.25
-    assert type(wsddn.roi_op).__name__ == "RoIAlign"
-    assert wsddn.backbone.frozen
-    localizer = build_model(
-        _config(task="localizer", model={"hidden_channels": 6, "pooling": "average", "dropout": 0.1}), num_classes=4
+    assert isinstance(model, Wsddn)
+    layers = model.regions.layers
+    assert layers.get_submodule("fc6").weight.shape == (5, 3 * 3 * model.backbone.out_channels)
+    assert layers.get_submodule("dropout7").p == 0.25
+    assert type(model.regions.roi_op).__name__ == "RoIAlign"
+    assert model.regions.rings
+    assert isinstance(model.head, TwoStreamHead)
+    assert (model.head.temperature, model.head.size_prior, model.head.contrastive) == (2.0, 1.5, True)
+    assert model.refinement is not None
+    assert len(model.refinement.classifiers) == 3
+    assert (model.refinement.foreground_iou, model.refinement.ignore_iou) == (0.6, 0.2)
+    assert model.spatial == SpatialRegularizer(weight=1e-4, iou=0.7, top=5)
+    assert model.backbone.pad_square
+    assert not any(parameter.requires_grad for parameter in model.backbone.parameters())
+
+
+def test_plain_wsddn_has_nothing_of_its_successors() -> None:
+    model = build_model(_config(), num_classes=4)
+    assert isinstance(model, Wsddn)
+    assert (model.refinement, model.spatial, model.regions.rings) == (None, None, False)
+
+
+def test_the_localizer_is_built_from_its_keys() -> None:
+    model = build_model(
+        _config(
+            task="localizer",
+            model={
+                "hidden_channels": 6,
+                "pooling": "topk",
+                "topk": 3,
+                "dropout": 0.1,
+                "maps_per_class": 2,
+                "map_smoothing": 3,
+                "map_dropout": 0.3,
+            },
+        ),
+        num_classes=4,
     )
-    assert isinstance(localizer, Localizer)
-    assert isinstance(localizer.pooling, AveragePooling)
-    assert [module.p for module in localizer.modules() if isinstance(module, nn.Dropout)] == [0.1]
-    assert [module.out_channels for module in localizer.head if isinstance(module, nn.Conv2d)] == [6, 4]
-    assert not localizer.backbone.frozen
+    assert isinstance(model, Localizer)
+    assert isinstance(model.pooling, TopKPooling)
+    assert [module.p for module in model.modules() if isinstance(module, nn.Dropout)] == [0.1, 0.1]
+    convolutions = [module for module in model.head.modules() if isinstance(module, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [6, 6, 8]
+    assert (model.smoothing, model.map_dropout) == (3, 0.3)
+    oquab = build_model(_config(task="localizer", model={"head": "oquab"}), num_classes=4)
+    assert isinstance(oquab, Localizer)
+    assert oquab.stride == 2 * oquab.backbone.stride
 
 
 @pytest.mark.parametrize("task", ["wsddn", "localizer"])
@@ -212,53 +286,38 @@ def test_initial_weights_depend_on_the_seed_alone(task: str) -> None:
     assert weights(0) != weights(1)
 
 
-def _names(model: nn.Module, parameters: Iterable[nn.Parameter]) -> set[str]:
-    wanted = {id(parameter) for parameter in parameters}
-    return {name for name, parameter in model.named_parameters() if id(parameter) in wanted}
-
-
-@pytest.mark.parametrize("freeze", ["none", "all"])
-def test_weights_decay_and_biases_and_normalization_do_not(freeze: str) -> None:
-    config = _config(model={"freeze": freeze}, train={"weight_decay": 0.125})
+def test_the_optimizer_has_the_rates_of_the_config() -> None:
+    factors = {"backbone_lr_factor": 0.1, "head_lr_factor": 10.0, "refinement_lr_factor": 5.0, "bias_lr_factor": 2.0}
+    config = _config(
+        model={"refinement": 2},
+        train={"optimizer": "sgd", "lr": 1.0, "momentum": 0.75, "weight_decay": 0.125, **factors},
+    )
     model = build_model(config, num_classes=2)
-    optimizer, _ = build_optimizer(config, model)
-    decayed = {
-        f"{name}.weight"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and not (freeze == "all" and name.startswith("backbone"))
-    }
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert {group["weight_decay"]: _names(model, group["params"]) for group in optimizer.param_groups} == {
-        0.125: decayed,
-        0.0: trained - decayed,
-    }
-    assert any("backbone" in name for name in trained) is (freeze == "none")
+    optimizer, _ = build_optimizer(config, model, batches_per_epoch=7)
+    assert isinstance(optimizer, SGD)
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    for name, expected in {
+        "backbone.body.conv1.0.weight": (0.1, 0.125),
+        "regions.layers.fc6.weight": (1.0, 0.125),
+        "regions.layers.fc6.bias": (2.0, 0.0),
+        "head.detection.weight": (10.0, 0.125),
+        "refinement.classifiers.1.weight": (5.0, 0.125),
+        "refinement.classifiers.1.bias": (10.0, 0.0),
+    }.items():
+        assert rates[id(named[name])] == pytest.approx(expected), name
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("adam", Adam), ("adamw", AdamW)])
-def test_optimizers(name: str, kind: type[torch.optim.Optimizer]) -> None:
-    config = _config(train={"optimizer": name, "lr": 0.5, "momentum": 0.75})
-    optimizer, _ = build_optimizer(config, nn.Linear(2, 2))
-    assert type(optimizer) is kind
-    assert {group["lr"] for group in optimizer.param_groups} == {0.5}
-    if name == "sgd":
-        assert {group["momentum"] for group in optimizer.param_groups} == {0.75}
-
-
-@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
-def test_the_rate_falls_after_the_epochs_of_the_milestones() -> None:
-    config = _config(train={"lr": 1.0, "lr_milestones": (2, 3), "lr_gamma": 0.5})
-    _, schedule = build_optimizer(config, nn.Linear(2, 2))
+def test_the_schedule_counts_steps_of_the_optimizer() -> None:
+    """7 batches, 2 a step: 4 steps an epoch. The rate falls after 2 epochs, after a warm-up of 2 steps."""
+    config = _config(train={"lr": 1.0, "lr_milestones": (2,), "lr_gamma": 0.5, "accumulate": 2, "warmup_steps": 2})
+    optimizer, schedule = build_optimizer(config, nn.Linear(2, 2), batches_per_epoch=7)
     rates = []
-    for _ in range(5):
+    for _ in range(10):
         rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
         schedule.step()
-    assert rates == [1.0, 1.0, 0.5, 0.25, 0.25]
-
-
-def test_no_group_is_empty() -> None:
-    optimizer, _ = build_optimizer(_config(), nn.Linear(2, 2, bias=False))
-    assert [len(group["params"]) for group in optimizer.param_groups] == [1]
+    assert rates == [0.5] + [1.0] * 7 + [0.5] * 2
 
 
 def test_proposals_of_a_type(root: Path) -> None:

@@ -120,7 +120,42 @@ class TestRanges:
             ("train.scales_px", [1], []),
             ("train.max_side_px", 1, 0),
             ("evaluate.every", 1, 0),
-            ("evaluate.scale_px", None, 0),
+            ("evaluate.scales_px", None, [0]),
+            ("evaluate.scales_px", [1], []),
+            ("evaluate.box_threshold", 0.01, 0),
+            ("evaluate.box_threshold", 0.99, 1),
+            ("evaluate.pictures", 0, -1),
+            ("model.freeze", 1, 0),
+            ("model.freeze", "all", "some"),
+            ("model.freeze", 5, 6),  # alexnet has five stages
+            ("model.stride", 8, 4),
+            ("model.detection_temperature", 0.01, 0),
+            ("model.size_prior", -3.0, float("inf")),
+            ("model.refinement", 0, -1),
+            ("model.refinement_foreground_iou", 0.99, 1.0),
+            ("model.refinement_ignore_iou", 0, 1.0),
+            ("model.maps_per_class", 1, 0),
+            ("model.map_smoothing", 1, 0),
+            ("model.map_smoothing", 3, 2),
+            ("model.map_dropout", 0, 1),
+            ("model.lse_r", 1e-6, 0),
+            ("model.topk", 1, 0),
+            ("model.topk", 0.99, 1.0),  # all cells, or one? neither is meant
+            ("model.wildcat_k_max", 0.01, 0.0),
+            ("model.wildcat_k_min", 1, -1),
+            ("model.wildcat_alpha", 0, -0.1),
+            ("model.generalized_mean_r", 0.1, 0),
+            ("model.gwrp_decay", 0, -0.1),
+            ("model.gwrp_decay", 1, 1.1),
+            ("model.attention_dim", 1, 0),
+            ("train.accumulate", 1, 0),
+            ("train.warmup_steps", 0, -1),
+            ("train.bias_lr_factor", 0.1, 0),
+            ("train.rescale", [1.0, 1.0], [1.4, 0.7]),
+            ("train.rescale", None, [0.0, 1.0]),
+            ("train.spatial_weight", 0, -1e-9),
+            ("train.spatial_iou", 0.5, 1.0),
+            ("train.spatial_top", 2, 1),
             ("evaluate.batch_size", 1, 0),
             ("evaluate.nms_iou", 0, -0.1),
             ("evaluate.nms_iou", 1, 1.1),
@@ -161,6 +196,32 @@ class TestClassNames:
 
 
 class TestRules:
+    def test_the_step_schedule_needs_its_length_and_no_other_has_one(self) -> None:
+        config(train={"lr_schedule": "step", "lr_step_epochs": 3})
+        refused("expected train.lr_step_epochs with train.lr_schedule: step", train={"lr_schedule": "step"})
+        refused("expected train.lr_step_epochs with", train={"lr_schedule": "cosine", "lr_step_epochs": 3})
+
+    def test_milestones_are_for_multistep(self) -> None:
+        refused("expected no train.lr_milestones but", train={"lr_schedule": "cosine", "lr_milestones": [3]})
+
+    def test_box_scores_need_a_file(self) -> None:
+        message = "expected model.box_scores: none with proposals.source: selective_search, which gives no scores"
+        refused(message, model={"box_scores": "score"})
+        config(model={"box_scores": "score"}, proposals={"source": "file", "file": "boxes.mat"})
+
+    def test_stages_are_named(self) -> None:
+        refused("stages are stem, layer1, layer2, layer3", model={"backbone": "resnet18", "freeze": 5})
+        config(model={"backbone": "timm/resnet18", "freeze": 5})  # known when the model is built
+
+    def test_tiny_has_one_stride(self) -> None:
+        refused(
+            "expected model.stride: 8 with model.backbone: tiny",
+            model={"backbone": "tiny", "weights": "none", "stride": 16},
+        )
+
+    def test_a_localizer_has_no_box_scores_to_check(self) -> None:
+        config(task="localizer", model={"box_scores": "score"})
+
     @pytest.mark.parametrize("weights", ["imagenet", "none", "a.pth", "b.pt", "c/d.safetensors"])
     def test_weights(self, weights: str) -> None:
         assert config(model={"weights": weights}).model.weights == weights

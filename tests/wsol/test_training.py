@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wsol import checkpoint
-from wsol.build import build_data
+from wsol.build import build_data, build_plan
 from wsol.checkpoint import CheckpointError
 from wsol.config import ExperimentConfig
 from wsol.data import digits
@@ -189,6 +189,90 @@ def test_after_stops_it_goes_on_as_if_there_had_been_none(
     assert _everything(attempts, result) == undisturbed[task]
 
 
+EVERYTHING = {
+    "wsddn": {
+        "model__refinement": 2,
+        "model__context": "contrastive",
+        "model__size_prior": 0.5,
+        "train__spatial_weight": 1e-3,
+        "evaluate__combine": "sum",
+    },
+    "localizer": {"model__pooling": "attention", "model__map_dropout": 0.3, "model__map_smoothing": 3},
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_so_it_does_with_everything_switched_on(root: Path, tmp_path: Path, task: str) -> None:
+    config = _config(
+        root,
+        task,
+        train__batch_size=2,
+        train__accumulate=2,
+        train__rescale=(0.7, 1.4),
+        train__pad_square=True,
+        train__lr_schedule="cosine",
+        train__lr_milestones=(),
+        train__warmup_steps=4,
+        train__epochs=3,
+        evaluate__scales_px=(48, 64),
+        evaluate__flip=True,
+        **EVERYTHING[task],
+    )
+    whole, pieces = Attempts(tmp_path / "whole"), Attempts(tmp_path / "pieces")
+    expected = _everything(whole, whole.run(config))
+    with pytest.raises(Interrupted, match="stopped on request"):
+        pieces.run(config, should_stop=_after(6 + 3))  # in the second epoch
+    result = pieces.run(config)
+    assert pieces.resumed_at == [0, 1]
+    assert _everything(pieces, result) == expected
+
+
+def test_accumulated_batches_are_one_large_batch(root: Path, tmp_path: Path) -> None:
+    """12 images: two steps of 6 an epoch, however they are cut."""
+    weights = []
+    for batch_size, accumulate in ((6, 1), (2, 3), (3, 2)):
+        attempts = Attempts(tmp_path / f"{batch_size}")
+        attempts.run(
+            _config(
+                root,
+                train__batch_size=batch_size,
+                train__accumulate=accumulate,
+                train__epochs=2,
+                model__dropout=0.0,
+                evaluate__every=9,
+            )
+        )
+        weights.append(attempts.state()["model"])
+    for other in weights[1:]:
+        for name, value in other.items():
+            torch.testing.assert_close(value, weights[0][name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_last_step_of_an_epoch_weighs_its_images_alike(root: Path, tmp_path: Path) -> None:
+    """12 images in batches of 5, two a step: steps of 10 and of 2 images."""
+    steps, shares = [], []
+    attempts = Attempts(tmp_path)
+    optimizer_step, backward = torch.optim.SGD.step, Tensor.backward
+
+    def counted(self: torch.optim.SGD, closure: None = None) -> None:
+        steps.append(len(shares))
+        optimizer_step(self, closure)
+
+    def weighed(self: Tensor) -> None:
+        shares.append(round(self.item(), 6))
+        backward(self)  # type: ignore[no-untyped-call]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Wsddn, "training_losses", lambda self, batch: {"image": self.head.classification.bias.sum() * 0 + 1}
+        )
+        patch.setattr(torch.optim.SGD, "step", counted)
+        patch.setattr(Tensor, "backward", weighed)
+        attempts.run(_config(root, train__epochs=1, train__accumulate=2))
+    assert shares == [0.5, 0.5, 1.0]
+    assert steps == [2, 3]
+
+
 def test_another_seed_gives_something_else(root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]) -> None:
     attempts = Attempts(tmp_path)
     attempts.run(_config(root, seed=1))
@@ -253,7 +337,7 @@ def test_the_result_can_be_measured_again_without_the_model(root: Path, tmp_path
     config = _config(root, train__epochs=1)
     result = Attempts(tmp_path).run(config)
     split = build_data(config, pin_memory=False).evaluation
-    assert measure(result.detections, split) == result.metrics
+    assert measure(result.detections, split, metrics=build_plan(config).metrics) == result.metrics
     assert set(result.metrics) >= {"ap50_11pt/mean", "corloc50/digit_0", "point_ap/mean", "cls_ap/digit_2"}
 
 

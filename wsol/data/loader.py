@@ -7,9 +7,11 @@ therefore needs the epoch's number and nothing else.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wsol.data.batch import ImageBatch, Sample, collate
-from wsol.data.images import ImageRecord, read_image
+from wsol.data.images import DataError, ImageRecord, read_image
 from wsol.data.proposals import Proposals, select
 from wsol.data.transforms import (
     ResizeMode,
@@ -48,16 +50,28 @@ class SelectedProposals:
         count: at most so many; None: all.
         min_size_px: smaller ones are dropped, in pixels of the original image.
         seed: the random subset of an image depends on this and the image's id: it is the same in each epoch.
+        needs_scores: whether the trial has a use for the proposals' scores.
     """
 
     propose: ProposeBoxes
     count: int | None
     min_size_px: float
     seed: int
+    needs_scores: bool = False
 
     def __call__(self, record: ImageRecord) -> Proposals:
+        """The proposals of an image.
+
+        Raises:
+            DataError: for proposals without scores where they are needed.
+        """
+        proposals = self.propose(record)
+        if self.needs_scores and proposals.scores is None:
+            raise DataError(
+                f"got proposals without scores for image {record.id}; expected scores, or model.box_scores: none"
+            )
         rng = generator(self.seed, "proposals", record.id)
-        return select(self.propose(record), count=self.count, min_size_px=self.min_size_px, rng=rng)
+        return select(proposals, count=self.count, min_size_px=self.min_size_px, rng=rng)
 
 
 @dataclass(frozen=True)
@@ -115,23 +129,37 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may change from epoch to epoch in how a training image is shown."""
+    """What may change from epoch to epoch in how a training image is shown.
+
+    Attributes:
+        scales_px: one is drawn for each image.
+        flip: whether half of the images are mirrored.
+        rescale: range of a factor that is drawn for each batch and multiplies its scales; None: no such factor.
+        seed: of all that is drawn.
+    """
 
     scales_px: Sequence[int]
     flip: bool
+    rescale: tuple[float, float] | None
     seed: int
 
-    def view(self, *, epoch: int, index: int) -> View:
-        """The view of image `index` in `epoch`: the same whoever asks, and whenever."""
-        return draw_view(generator(self.seed, "augmentation", epoch, index), scales_px=self.scales_px, flip=self.flip)
+    def view(self, *, epoch: int, index: int, batch: int) -> View:
+        """The view of image `index` in `epoch`, in batch number `batch`: the same whoever asks, and whenever."""
+        rng = generator(self.seed, "augmentation", epoch, index)
+        view = draw_view(rng, scales_px=self.scales_px, flip=self.flip)
+        if self.rescale is None:
+            return view
+        factor = generator(self.seed, "rescale", epoch, batch).uniform(*self.rescale)
+        return replace(view, scale_px=max(1, round(view.scale_px * factor)))
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One item of a pass: image `index` of the training split in `epoch`, or of the evaluation split (None)."""
+    """One item of a pass: image `index` of the training or of the evaluation split, and how it is shown."""
 
+    training: bool
     index: int
-    epoch: int | None
+    view: View
 
 
 @dataclass(frozen=True)
@@ -140,13 +168,9 @@ class TwoSplits(Dataset[Sample]):
 
     training: ImageData
     evaluation: ImageData
-    augmentation: Augmentation
-    evaluation_scale_px: int
 
     def __getitem__(self, draw: Draw) -> Sample:
-        if draw.epoch is None:
-            return self.evaluation.sample(draw.index, View(scale_px=self.evaluation_scale_px))
-        return self.training.sample(draw.index, self.augmentation.view(epoch=draw.epoch, index=draw.index))
+        return (self.training if draw.training else self.evaluation).sample(draw.index, draw.view)
 
 
 class _Pass(Sampler[list[Draw]]):
@@ -173,6 +197,8 @@ class BatchLoader:
         self,
         data: TwoSplits,
         *,
+        augmentation: Augmentation,
+        evaluation_views: Sequence[View],
         batch_size: int,
         evaluation_batch_size: int,
         seed: int,
@@ -180,12 +206,17 @@ class BatchLoader:
         pin_memory: bool,
     ) -> None:
         """Args:
+        augmentation: how training images are shown.
+        evaluation_views: how each evaluation image is shown, at least once.
         batch_size: images a training batch; the last one of an epoch may be smaller.
+        evaluation_batch_size: images an evaluation batch.
         seed: of the order of the training images.
         workers: 0 or more processes.
         pin_memory: batches lie in page-locked memory, from where copies to a GPU overlap with its work.
         """
         self._data = data
+        self._augmentation = augmentation
+        self._evaluation_views = list(evaluation_views)
         self._batch_size = batch_size
         self._evaluation_batch_size = evaluation_batch_size
         self._seed = seed
@@ -203,23 +234,42 @@ class BatchLoader:
         )
         self._batches([])  # a pass over nothing starts the processes, in the moment for which their start was chosen
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches an epoch."""
+        return math.ceil(len(self._data.training.images) / self._batch_size)
+
     def training_epoch(self, epoch: int) -> Iterator[ImageBatch]:
         """Every training image once, in an order drawn from (seed, epoch)."""
-        order = generator(self._seed, "order", epoch).permutation(len(self._data.training.images))
-        return self._batches(_split([Draw(int(index), epoch) for index in order], self._batch_size))
+        order = generator(self._seed, "order", epoch).permutation(len(self._data.training.images)).tolist()
+        return self._batches(
+            [
+                [Draw(True, index, self._augmentation.view(epoch=epoch, index=index, batch=batch)) for index in indices]
+                for batch, indices in enumerate(_split(order, self._batch_size))
+            ]
+        )
 
-    def evaluation_pass(self) -> Iterator[ImageBatch]:
-        """Every evaluation image once, in the order of the split."""
-        draws = [Draw(index, None) for index in range(len(self._data.evaluation.images))]
-        return self._batches(_split(draws, self._evaluation_batch_size))
+    def evaluation_pass(self) -> Iterator[list[tuple[View, ImageBatch]]]:
+        """Every evaluation image once, in the order of the split; each item has the same images in every view."""
+        views = self._evaluation_views
+        indices = list(range(len(self._data.evaluation.images)))
+        batches = self._batches(
+            [
+                [Draw(False, index, view) for index in some]
+                for some in _split(indices, self._evaluation_batch_size)
+                for view in views
+            ]
+        )
+        for first in batches:
+            yield list(zip(views, [first, *islice(batches, len(views) - 1)], strict=True))
 
     def _batches(self, batches: list[list[Draw]]) -> Iterator[ImageBatch]:
         self._pass.batches = batches
         return iter(self._loader)
 
 
-def _split(draws: list[Draw], size: int) -> list[list[Draw]]:
-    return [draws[start : start + size] for start in range(0, len(draws), size)]
+def _split(indices: list[int], size: int) -> list[list[int]]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 def worker_context() -> BaseContext:

@@ -15,6 +15,31 @@ from wsol.models.weights import WeightsError
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _STRIDE = 16
+_DILATED_STRIDE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Layers of a body that freeze together.
+
+    Attributes:
+        name: as the body calls it.
+        modules: the layers, whole.
+        partial: modules that go on in a later stage, like the model itself: only their own parameters, such as a
+            position embedding, belong to this one.
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    partial: tuple[nn.Module, ...] = ()
+
+    def freeze(self) -> None:
+        """No parameter of the stage trains from now on."""
+        for module in self.modules:
+            module.requires_grad_(False)
+        for module in self.partial:
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -24,17 +49,20 @@ class Architecture:
     Attributes:
         body: What is kept; on the meta device where `initialize` is given.
         whole: Every tensor of the whole, by its key; those of `body` are the same objects.
+        stages: Of `body`, from the image up. Together they have all of its parameters. Empty where they are not known.
         fc: fc6 and fc7 of the whole, on the meta device, as a `nn.Sequential` with ReLUs.
         initialize: Draws parameters for `body`, once it has memory.
     """
 
     body: nn.Module
     whole: Mapping[str, Tensor]
+    stages: Sequence[Stage]
     out_channels: int
-    stride: int = _STRIDE
+    stride: int
     image_mean: Sequence[float] = _IMAGENET_MEAN
     image_std: Sequence[float] = _IMAGENET_STD
     roi_size: int = 7
+    last_pool_size: int = 2
     fc: nn.Sequential | None = None
     initialize: Callable[[nn.Module], None] | None = None
 
@@ -44,20 +72,32 @@ class Architecture:
         return {key: names[id(tensor)] for key, tensor in part.state_dict(keep_vars=True).items()}
 
 
-def plan_architecture(name: str, *, pretrained: bool) -> Architecture:
+def plan_architecture(name: str, *, pretrained: bool, stride: int | None) -> Architecture:
     """The architecture of a backbone.
 
     Args:
         name: A name that `check_backbone_name` accepts.
         pretrained: timm's models come with their ImageNet weights; for others it makes no difference.
+        stride: 8 or 16, pixels a cell of the map; None: what is usual for the backbone. At 8 the layers are those of
+            16, with the same weights: the last downsampling is left out, and what follows it is dilated.
 
     Raises:
-        ValueError: for a timm model without a feature map of stride 16.
+        ValueError: for a stride that the backbone cannot have, or a timm model without a feature map of stride 16.
         WeightsError: when timm's weights cannot be had.
     """
+    if stride not in (None, _DILATED_STRIDE, _STRIDE):
+        raise ValueError(f"got {stride} for model.stride; expected {_DILATED_STRIDE} or {_STRIDE}")
+    if name == "tiny":
+        if stride == _STRIDE:
+            raise ValueError(f"got {stride} for model.stride; expected {_DILATED_STRIDE}, which tiny always has")
+        return _plan_tiny()
     if name.startswith(TIMM_PREFIX):
-        return _plan_timm(name, pretrained=pretrained)
-    return _plan_tiny() if name == "tiny" else _plan_torchvision(name)
+        return _plan_timm(name, pretrained=pretrained, stride=stride or _STRIDE)
+    return _plan_torchvision(name, stride=stride or _STRIDE)
+
+
+def _children(body: nn.Sequential) -> list[Stage]:
+    return [Stage(name, (child,)) for name, child in body.named_children()]
 
 
 _TINY_CHANNELS = (24, 48, 64, 96)
@@ -84,14 +124,15 @@ def _plan_tiny() -> Architecture:
     return Architecture(
         body=body,
         whole=body.state_dict(keep_vars=True),
+        stages=_children(body),
         out_channels=in_channels,
-        stride=8,
+        stride=_DILATED_STRIDE,
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.25, 0.25, 0.25),
     )
 
 
-def _plan_torchvision(name: str) -> Architecture:
+def _plan_torchvision(name: str, *, stride: int) -> Architecture:
     """Built on the meta device: the classifiers cut off here hold up to 120 M parameters that nobody needs."""
     import torchvision
 
@@ -99,23 +140,73 @@ def _plan_torchvision(name: str) -> Architecture:
         whole: Any = getattr(torchvision.models, name)(weights=None)
     tensors = whole.state_dict(keep_vars=True)
     if name == "alexnet":
-        stages = _stages(whole.features, conv1=(0, 3), conv2=(3, 6), conv3=(6, 8), conv4=(8, 10), conv5=(10, 12))
+        body = _alexnet_body(whole.features, stride=stride)
         fc = _fc6_fc7(whole.classifier[1], whole.classifier[4])
-        return Architecture(stages, tensors, 256, roi_size=6, fc=fc, initialize=_reset_parameters)
-    if name == "vgg16":
-        stages = _stages(
-            whole.features, block1=(0, 5), block2=(5, 10), block3=(10, 17), block4=(17, 24), block5=(24, 30)
+        return Architecture(
+            body,
+            tensors,
+            _children(body),
+            256,
+            stride,
+            roi_size=6,
+            last_pool_size=3,
+            fc=fc,
+            initialize=_reset_parameters,
         )
+    if name == "vgg16":
+        body = _vgg16_body(whole.features, stride=stride)
         fc = _fc6_fc7(whole.classifier[0], whole.classifier[3])
-        return Architecture(stages, tensors, 512, fc=fc, initialize=_initialize_for_relu)
-    stem = nn.Sequential(OrderedDict(conv1=whole.conv1, bn1=whole.bn1, relu=whole.relu, maxpool=whole.maxpool))
-    stages = nn.Sequential(OrderedDict(stem=stem, layer1=whole.layer1, layer2=whole.layer2, layer3=whole.layer3))
+        return Architecture(body, tensors, _children(body), 512, stride, fc=fc, initialize=_initialize_for_relu)
+    body = _resnet_body(whole, stride=stride)
     out_channels = {"resnet18": 256, "resnet50": 1024}[name]
-    return Architecture(stages, tensors, out_channels, initialize=_initialize_for_relu)
+    return Architecture(body, tensors, _children(body), out_channels, stride, initialize=_initialize_for_relu)
 
 
-def _stages(layers: nn.Sequential, **bounds: tuple[int, int]) -> nn.Sequential:
-    """Cuts `layers` into named stages [start, end); what lies past the last end (the last pool) is dropped."""
+def _alexnet_body(features: nn.Sequential, *, stride: int) -> nn.Sequential:
+    """Cell (i, j) of stride 16 is cell (2 i + 1, 2 j + 1) of stride 8, less what either sees of the border."""
+    body = _cut(features, conv1=(0, 3), conv2=(3, 6), conv3=(6, 8), conv4=(8, 10), conv5=(10, 12))
+    if stride == _DILATED_STRIDE:
+        pool = features[5]
+        assert isinstance(pool, nn.MaxPool2d)
+        pool.stride, pool.padding = 1, 1
+        _trade_stride_for_dilation(features[6:12])
+    return body
+
+
+def _vgg16_body(features: nn.Sequential, *, stride: int) -> nn.Sequential:
+    """At stride 8 without pool4, so that the map is not that of stride 16 at twice as many places.
+
+    Source: ppengtang/oicr:models/VGG16/train.prototxt.
+    """
+    end = 23 if stride == _DILATED_STRIDE else 24
+    body = _cut(features, block1=(0, 5), block2=(5, 10), block3=(10, 17), block4=(17, end), block5=(24, 30))
+    if stride == _DILATED_STRIDE:
+        _trade_stride_for_dilation(features[24:30])
+    return body
+
+
+def _resnet_body(whole: Any, *, stride: int) -> nn.Sequential:
+    """Cell (i, j) of stride 16 is cell (2 i, 2 j) of stride 8."""
+    stem = nn.Sequential(OrderedDict(conv1=whole.conv1, bn1=whole.bn1, relu=whole.relu, maxpool=whole.maxpool))
+    if stride == _DILATED_STRIDE:  # not in the constructor, whose basic blocks (resnet18) refuse it
+        _trade_stride_for_dilation(whole.layer3)
+    return nn.Sequential(OrderedDict(stem=stem, layer1=whole.layer1, layer2=whole.layer2, layer3=whole.layer3))
+
+
+def _trade_stride_for_dilation(layers: nn.Module) -> None:
+    """Convolutions of stride 2 get stride 1; the other 3x3 ones a dilation of 2, so that each sees what it saw before.
+
+    A strided convolution itself sees the finer map already, at which its own 3x3 stays dense.
+    """
+    for module in layers.modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (1, 1)
+        elif isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
+            module.dilation, module.padding = (2, 2), (2, 2)
+
+
+def _cut(layers: nn.Sequential, **bounds: tuple[int, int]) -> nn.Sequential:
+    """Cuts `layers` into named stages [start, end); what lies past or between them (pools) is dropped."""
     return nn.Sequential(OrderedDict((name, layers[start:end]) for name, (start, end) in bounds.items()))
 
 
@@ -164,7 +255,7 @@ class _TimmBody(nn.Module):
         return maps[-1]
 
 
-def _plan_timm(name: str, *, pretrained: bool) -> Architecture:
+def _plan_timm(name: str, *, pretrained: bool, stride: int) -> Architecture:
     model = _create_timm_model(name, pretrained=pretrained)
     strides = [int(info["reduction"]) for info in getattr(model, "feature_info", [])]
     if _STRIDE not in strides or not hasattr(model, "prune_intermediate_layers"):
@@ -172,15 +263,63 @@ def _plan_timm(name: str, *, pretrained: bool) -> Architecture:
             f"got {name} for model.backbone, which has feature maps of stride {sorted(set(strides)) or 'unknown'}; "
             f"expected a timm model with one of stride {_STRIDE}"
         )
-    index = max(i for i, stride in enumerate(strides) if stride == _STRIDE)
-    tensors = model.state_dict(keep_vars=True)  # before the cut
+    index = max(i for i, reduction in enumerate(strides) if reduction == _STRIDE)
+    if stride == _DILATED_STRIDE:
+        model = _dilated_timm_model(name, model, index=index, pretrained=pretrained)
+    tensors = model.state_dict(keep_vars=True)
+    body = _TimmBody(model, index=index)  # cuts the model
     return Architecture(
-        body=_TimmBody(model, index=index),
+        body=body,
         whole=tensors,
+        stages=_timm_stages(model, ends=[info["module"] for info in model.feature_info[: index + 1]]),
         out_channels=int(model.feature_info[index]["num_chs"]),
+        stride=stride,
         image_mean=model.pretrained_cfg["mean"],
         image_std=model.pretrained_cfg["std"],
     )
+
+
+def _dilated_timm_model(name: str, model: Any, *, index: int, pretrained: bool) -> Any:
+    """The same model with stride 8 at feature map `index`, where `model` has 16; with its weights if pretrained."""
+    import timm
+
+    message = f"got {_DILATED_STRIDE} for model.stride, which {name} cannot have"
+    dilated: Any
+    try:
+        dilated = timm.create_model(name.removeprefix(TIMM_PREFIX), pretrained=False, output_stride=_DILATED_STRIDE)
+    except (AssertionError, NotImplementedError, TypeError, ValueError) as error:  # each model's own way to refuse
+        raise ValueError(f"{message}; expected {_STRIDE}, or a model.backbone that timm can dilate") from error
+    found = int(dilated.feature_info[index]["reduction"])
+    if found != _DILATED_STRIDE:
+        raise ValueError(f"{message} (its map has {found}); expected {_STRIDE}")
+    if pretrained:
+        dilated.load_state_dict(model.state_dict())
+    return dilated
+
+
+def _timm_stages(model: nn.Module, *, ends: Sequence[str]) -> list[Stage]:
+    """The stages of a model that end with the modules `ends`, in the order in which the model registered its layers.
+
+    Each holds what was registered after the one before: the stem, for the first. What comes after the last end (what
+    a cut left over) belongs to the last stage. None where a model cut off one of `ends` or registers in another order.
+    """
+    order = list(model.named_modules())
+    last = {name: max(i for i, (other, _) in enumerate(order) if _is_within(other, name)) for name, _ in order}
+    bounds = [last.get(end, -1) for end in ends[:-1]] + [len(order) - 1]
+    stages, start = [], 0
+    for end, bound in zip(ends, bounds, strict=True):
+        if bound < start:
+            return []
+        inside = order[start : bound + 1]
+        whole = tuple(module for name, module in inside if last[name] <= bound)
+        partial = tuple(module for name, module in inside if last[name] > bound)
+        stages.append(Stage(end, whole, partial))
+        start = bound + 1
+    return stages
+
+
+def _is_within(name: str, ancestor: str) -> bool:
+    return not ancestor or name == ancestor or name.startswith(f"{ancestor}.")
 
 
 def _create_timm_model(name: str, *, pretrained: bool) -> Any:

@@ -16,15 +16,28 @@ class ImagePrediction:
 
     Attributes:
         class_scores: (C,) how sure the model is that the image shows each class; only their order means something.
-        boxes: float32 (N, 4) x1 y1 x2 y2; N is 0 for a model that gives no boxes.
+        boxes: float32 (N, 4) x1 y1 x2 y2, in the order of the image's proposals; N is 0 for a model of score maps.
         box_scores: (N, C) score of each box for each class, higher is better.
-        points: float32 (C, 2) x y, the best place for each class; NaN where there is none.
+        score_maps: for a model of score maps, of C classes; None for a model that scores proposals.
     """
 
     class_scores: Tensor
     boxes: Tensor
     box_scores: Tensor
-    points: Tensor
+    score_maps: ScoreMaps | None = None
+
+
+@dataclass(frozen=True)
+class ScoreMaps:
+    """A map for each class of one image.
+
+    Attributes:
+        values: (C, h, w), higher where the class is.
+        stride: pixels a cell. The cells cover the image; the last ones may stick out of it.
+    """
+
+    values: Tensor
+    stride: int
 
 
 class WeaklySupervisedModel(Protocol):

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import RoIAlign, RoIPool
+from torchvision.ops import box_iou
 
 from wsol.data.batch import ImageBatch
 from wsol.losses import multi_label_log_loss
 from wsol.models.backbones import Backbone
 from wsol.models.detector import ImagePrediction
-
-DEFAULT_FC_DIM = 1024
-"""Width of new fc6 and fc7 layers."""
-
-ROI_OPS: dict[str, Callable[[int, float], nn.Module]] = {
-    "roi_pool": lambda size, scale: RoIPool(size, scale),
-    "roi_align": lambda size, scale: RoIAlign(size, scale, sampling_ratio=2, aligned=True),
-}
-"""By the name that a config gives: (cells a side, 1 / stride) -> a module from maps and boxes to RoI features."""
+from wsol.models.refinement import Refinement
+from wsol.models.regions import RegionFeatures, Regions
 
 
 class RegionHead(Protocol):
     """Scores the regions of one image.
 
     Promises:
-        - `forward(vectors)`: (N, D), one for each proposal of ONE image, N may be 0, to (N, C): the logarithms of
-          scores in (0, 1) whose sum over the regions is a probability for each class.
+        - `forward(regions)` gives (N, C), N may be 0: the logarithms of scores in (0, 1) whose sum over the regions
+          is a probability for each class.
         - Finite vectors of at most 1e4 in magnitude give finite logarithms.
     """
 
-    def __call__(self, vectors: Tensor) -> Tensor:
+    def __call__(self, regions: Regions) -> Tensor:
         """See the class."""
         ...
 
@@ -42,20 +34,45 @@ class RegionHead(Protocol):
 class TwoStreamHead(nn.Module):
     """softmax over classes times softmax over regions, of two linear layers. A `RegionHead`.
 
-    Source: Bilen & Vedaldi, Weakly supervised deep detection networks, CVPR 2016, section 3.3; weights N(0, 0.01)
-    and bias 0 as in hbilen/WSDDN, core/wsddn_init.m.
+    Args:
+        in_features: D, of the vectors of the regions.
+        num_classes: C.
+        temperature: the detection logits are divided by it.
+        size_prior: w: w log(relative area) is added to the detection logits, so that of two regions alike in all else
+            the larger one has the (area ratio)^w-fold share of a class.
+        contrastive: the detection logits are those of the inner ring less those of the outer ring, of one layer.
+
+    Source: Bilen & Vedaldi, Weakly supervised deep detection networks, CVPR 2016, section 3.3; weights N(0, 0.01),
+        bias 0 and a temperature of 2 as in hbilen/WSDDN, core/wsddn_init.m (the paper, as recalled, has none).
+        Contrastive: Kantorov et al., ContextLocNet, ECCV 2016; vadimkantorov/contextlocnet:model/contrastive_s.lua.
+        That model has no softmax over classes, and a hinge loss; here both are WSDDN's.
     """
 
-    def __init__(self, *, in_features: int, num_classes: int) -> None:
+    def __init__(
+        self, *, in_features: int, num_classes: int, temperature: float, size_prior: float, contrastive: bool
+    ) -> None:
         super().__init__()
+        self.temperature = temperature
+        self.size_prior = size_prior
+        self.contrastive = contrastive
         self.classification = _new_linear(in_features, num_classes)
         self.detection = _new_linear(in_features, num_classes)
 
-    def forward(self, vectors: Tensor) -> Tensor:
+    def forward(self, regions: Regions) -> Tensor:
         """See `RegionHead`."""
-        log_class = torch.log_softmax(self.classification(vectors), dim=1)  # (N, C), over classes
-        log_region = torch.log_softmax(self.detection(vectors), dim=0)  # (N, C), over regions
+        log_class = torch.log_softmax(self.classification(regions.vectors), dim=1)  # (N, C), over classes
+        log_region = torch.log_softmax(self._detection_logits(regions), dim=0)  # (N, C), over regions
         return log_class + log_region
+
+    def _detection_logits(self, regions: Regions) -> Tensor:
+        if self.contrastive:
+            assert regions.inner_ring is not None, "RegionFeatures are built with rings"
+            assert regions.outer_ring is not None, "RegionFeatures are built with rings"
+            logits = self.detection(regions.inner_ring) - self.detection(regions.outer_ring)
+        else:
+            logits = self.detection(regions.vectors)
+        scaled: Tensor = logits / self.temperature + self.size_prior * regions.log_area[:, None]
+        return scaled
 
 
 def _new_linear(in_features: int, out_features: int) -> nn.Linear:
@@ -65,22 +82,59 @@ def _new_linear(in_features: int, out_features: int) -> nn.Linear:
     return layer
 
 
+@dataclass(frozen=True)
+class SpatialRegularizer:
+    """Draws the features of good proposals to those of the best one that they overlap.
+
+    For each class that the image shows, with p the region scores, f the vectors and * the best region:
+    0.5 sum_r ||p_r (f_r - f_*)||^2 over those of the `top` best regions that overlap the best one by more than `iou`.
+    p is a constant here.
+
+    Attributes:
+        weight: of the loss; 0 switches it off.
+        iou: in (0, 1).
+        top: at least 2, the best one included.
+
+    Source: hbilen/WSDDN:matlab/+dagnn/LossTopBoxSmoothProb.m, weight 1e-4. Its backward pass has p where the gradient
+        of its forward pass has p^2 (issue 1 there); here the gradient is that of the formula.
+    """
+
+    weight: float
+    iou: float
+    top: int
+
+    def loss(self, regions: Regions, scores: Tensor, labels: Tensor) -> Tensor:
+        """The weighted loss of one image, a scalar: 0 where it has no proposals or shows no class.
+
+        Args:
+            regions: of the image.
+            scores: (N, C), region scores.
+            labels: (C,) of 1, 0, -1.
+        """
+        total = regions.vectors.sum() * 0.0  # a gradient of zero, whatever follows
+        if len(regions.boxes) == 0:
+            return total
+        scores = scores.detach()
+        for label in torch.nonzero(labels == 1).flatten().tolist():
+            p, best = scores[:, label].topk(min(self.top, len(scores)))
+            close = box_iou(regions.boxes[best[:1]], regions.boxes[best])[0] > self.iou  # (top,), the best one too
+            difference = regions.vectors[best] - regions.vectors[best[0]]  # (top, D)
+            total = total + 0.5 * ((p * close)[:, None] * difference).square().sum()
+        return self.weight * total
+
+
 class Wsddn(nn.Module):
-    """Backbone -> RoI operation on the proposals -> fc6, fc7 -> two-stream head.
+    """Backbone -> RoI operation on the proposals -> fc6, fc7 -> two-stream head, perhaps refinement.
 
     A `WeaklySupervisedModel`. The score of a class for the image is the sum of its region scores.
 
     Args:
-        backbone: Becomes part of the model. Where it has a pretrained fc6 and fc7, and `roi_size` and `fc_dim` are
-            theirs, they become part of the model too and train on; else these layers are new, with LayerNorm.
+        backbone: Becomes part of the model, like everything else here.
         num_classes: C.
-        roi_op: A key of `ROI_OPS`. `roi_pool` covers cells round(x1 / stride) to round(x2 / stride), both included.
-        roi_size: Cells a side of a pooled RoI; None: what suits the backbone.
-        fc_dim: Width of fc6 and fc7; None: that of the pretrained ones, else DEFAULT_FC_DIM.
-        dropout: Probability, after each of fc6 and fc7.
-
-    Raises:
-        ValueError: for an unknown `roi_op`.
+        regions: Made for the backbone.
+        head: Made for the regions.
+        refinement: None: region scores are the head's. Else they are the refinement's, and the image's the head's.
+        spatial: Of a weight above 0, or None.
 
     Source: Bilen & Vedaldi, Weakly supervised deep detection networks, CVPR 2016.
     """
@@ -90,103 +144,70 @@ class Wsddn(nn.Module):
         *,
         backbone: Backbone,
         num_classes: int,
-        roi_op: str,
-        roi_size: int | None,
-        fc_dim: int | None,
-        dropout: float,
+        regions: RegionFeatures,
+        head: RegionHead,
+        refinement: Refinement | None,
+        spatial: SpatialRegularizer | None,
     ) -> None:
         super().__init__()
-        if roi_op not in ROI_OPS:
-            raise ValueError(f"got {roi_op!r} for model.roi_op; expected one of {', '.join(ROI_OPS)}")
-        roi_size = backbone.roi_size if roi_size is None else roi_size
         self.backbone = backbone
         self.num_classes = num_classes
-        self.roi_op = ROI_OPS[roi_op](roi_size, 1 / backbone.stride)
-        in_features = backbone.out_channels * roi_size**2
-        pretrained = backbone.take_pretrained_fc()
-        self.fc, width = _fc_layers(pretrained, in_features=in_features, fc_dim=fc_dim, dropout=dropout)
-        self.head: RegionHead = TwoStreamHead(in_features=width, num_classes=num_classes)
+        self.regions = regions
+        self.head = head
+        self.refinement = refinement
+        self.spatial = spatial
 
     def training_losses(self, batch: ImageBatch) -> dict[str, Tensor]:
-        """`image`: the log loss summed over classes, mean over the images with proposals; 0 where none has any."""
-        regions = self._log_region_scores(batch)
-        scored = [index for index, log_scores in enumerate(regions) if len(log_scores) > 0]
-        if not scored:
-            return {"image": torch.cat(regions).sum()}  # 0, and the gradients are zeros
-        log_y = torch.stack([torch.logsumexp(regions[index], dim=0) for index in scored])  # (B', C)
-        return {"image": multi_label_log_loss(log_y, batch.labels[scored]).mean()}
+        """Means over the images with proposals; 0 where none has any.
+
+        `image`: the log loss summed over classes; `spatial`: see `SpatialRegularizer`; `refinement_1` and so on: see
+        `Refinement`.
+        """
+        per_image = [
+            self._image_losses(regions, labels)
+            for regions, labels in zip(self._regions(batch), batch.labels, strict=True)
+            if len(regions.boxes) > 0
+        ]
+        if not per_image:
+            return {"image": self._no_loss(batch)}
+        return {name: torch.stack([losses[name] for losses in per_image]).mean() for name in per_image[0]}
 
     def predict(self, batch: ImageBatch) -> list[ImagePrediction]:
-        """Region scores of the proposals; points are the centres of each class's best proposal (first of ties)."""
+        """Region scores of the proposals."""
         predictions = []
-        for boxes, log_scores in zip(batch.proposals, self._log_region_scores(batch), strict=True):
-            scores = log_scores.exp()  # (N, C)
+        for regions in self._regions(batch):
+            image_scores = self.head(regions).exp()  # (N, C)
+            scores = image_scores if self.refinement is None else self.refinement.scores(regions.vectors)
             predictions.append(
-                ImagePrediction(
-                    class_scores=scores.sum(dim=0), boxes=boxes, box_scores=scores, points=_centres(boxes, scores)
-                )
+                ImagePrediction(class_scores=image_scores.sum(dim=0), boxes=regions.boxes, box_scores=scores)
             )
         return predictions
 
-    def _log_region_scores(self, batch: ImageBatch) -> list[Tensor]:
-        """For each image of the batch, (Ni, C)."""
-        return [self.head(vectors) for vectors in self._region_vectors(batch)]
+    def _image_losses(self, regions: Regions, labels: Tensor) -> dict[str, Tensor]:
+        log_scores = self.head(regions)  # (N, C)
+        log_y = torch.logsumexp(log_scores, dim=0)  # (C,)
+        losses = {"image": multi_label_log_loss(log_y[None], labels[None])[0]}
+        scores = log_scores.detach().exp()
+        if self.spatial is not None:
+            losses["spatial"] = self.spatial.loss(regions, scores, labels)
+        if self.refinement is not None:
+            refined = self.refinement.losses(regions, scores, labels)
+            losses |= {f"refinement_{index}": loss for index, loss in enumerate(refined, start=1)}
+        return losses
 
-    def _region_vectors(self, batch: ImageBatch) -> list[Tensor]:
-        """For each image of the batch, what fc7 gives for its proposals: (Ni, D)."""
-        vectors: dict[int, Tensor] = {}
+    def _no_loss(self, batch: ImageBatch) -> Tensor:
+        """0, whose gradients are zeros."""
+        return torch.stack([parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad]).sum()
+
+    def _regions(self, batch: ImageBatch) -> list[Regions]:
+        """For each image of the batch."""
+        found: dict[int, Regions] = {}
         for group in self.backbone.feature_maps(batch.images):
-            boxes = [batch.proposals[index].to(group.maps.dtype) for index in group.indices]
-            pooled = self.roi_op(group.maps, boxes)  # (sum of Ni, channels, roi_size, roi_size)
-            parts = self.fc(pooled).split([len(some) for some in boxes])
-            vectors.update(zip(group.indices, parts, strict=True))
-        return [vectors[index] for index in range(len(batch))]
-
-
-def _fc_layers(
-    pretrained: nn.Sequential | None, *, in_features: int, fc_dim: int | None, dropout: float
-) -> tuple[nn.Sequential, int]:
-    """RoI features to the vectors that a head scores, and the length of those: fc6 and fc7, each with ReLU and dropout.
-
-    New layers have a LayerNorm before each ReLU: without one, learning rates that suit the rest of a network that
-    starts from noise kill their units. It looks at each region by itself, so images stay independent.
-    """
-    layers = _fitting(pretrained, in_features=in_features, fc_dim=fc_dim)
-    is_new = layers is None
-    fc6, fc7 = _new_fc(in_features, DEFAULT_FC_DIM if fc_dim is None else fc_dim) if layers is None else layers
-    modules: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    for name, layer in (("6", fc6), ("7", fc7)):
-        modules[f"fc{name}"] = layer
-        if is_new:
-            modules[f"norm{name}"] = nn.LayerNorm(layer.out_features)
-        modules[f"relu{name}"] = nn.ReLU()
-        modules[f"dropout{name}"] = nn.Dropout(dropout)
-    return nn.Sequential(modules), fc7.out_features
-
-
-def _fitting(
-    pretrained: nn.Sequential | None, *, in_features: int, fc_dim: int | None
-) -> tuple[nn.Linear, nn.Linear] | None:
-    """The pretrained fc6 and fc7 where there are some of the sizes asked for."""
-    if pretrained is None:
-        return None
-    fc6, fc7 = pretrained.get_submodule("fc6"), pretrained.get_submodule("fc7")
-    assert isinstance(fc6, nn.Linear)
-    assert isinstance(fc7, nn.Linear)
-    return (fc6, fc7) if fc6.in_features == in_features and fc_dim in (None, fc7.out_features) else None
-
-
-def _new_fc(in_features: int, width: int) -> tuple[nn.Linear, nn.Linear]:
-    layers = nn.Linear(in_features, width), nn.Linear(width, width)
-    for layer in layers:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
-    return layers
-
-
-def _centres(boxes: Tensor, scores: Tensor) -> Tensor:
-    """The centre of the best of boxes (N, 4) by scores (N, C): (C, 2) x y, NaN for no boxes."""
-    if len(boxes) == 0:
-        return boxes.new_full((scores.shape[1], 2), float("nan"))
-    best = boxes[scores.argmax(dim=0)]  # (C, 4)
-    return (best[:, :2] + best[:, 2:]) / 2
+            regions = self.regions(
+                group.maps,
+                [batch.proposals[index] for index in group.indices],
+                [batch.proposal_scores[index] for index in group.indices],
+                [(int(batch.images[index].shape[1]), int(batch.images[index].shape[2])) for index in group.indices],
+            )
+            found.update(zip(group.indices, regions, strict=True))
+        return [found[index] for index in range(len(batch))]

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +56,19 @@ def _data(images: Iterable[ImageRecord], propose: loader.ProposeBoxes | None = N
 
 
 def _batches(
-    training: ImageData, evaluation: ImageData, *, workers: int = 0, batch_size: int = 2, seed: int = 0
+    training: ImageData,
+    evaluation: ImageData,
+    *,
+    workers: int = 0,
+    batch_size: int = 2,
+    seed: int = 0,
+    augmentation: Augmentation | None = None,
+    views: Sequence[View] = (View(scale_px=20),),
 ) -> BatchLoader:
-    augmentation = Augmentation(scales_px=(16, 24, 32), flip=True, seed=seed)
     return BatchLoader(
-        TwoSplits(training=training, evaluation=evaluation, augmentation=augmentation, evaluation_scale_px=20),
+        TwoSplits(training=training, evaluation=evaluation),
+        augmentation=augmentation or Augmentation(scales_px=(16, 24, 32), flip=True, rescale=None, seed=seed),
+        evaluation_views=views,
         batch_size=batch_size,
         evaluation_batch_size=3,
         seed=seed,
@@ -100,21 +108,67 @@ def test_the_order_depends_on_seed_and_epoch_alone(seven: ImageData) -> None:
     assert _ids(_batches(seven, seven, seed=1).training_epoch(1)) != orders[0]
 
 
-def test_the_views_of_an_image_change_from_epoch_to_epoch(seven: ImageData) -> None:
-    augmentation = Augmentation(scales_px=(16, 24, 32), flip=True, seed=0)
-    views = [augmentation.view(epoch=epoch, index=0) for epoch in range(40)]
-    assert len(set(views)) == 6
-    assert views != [augmentation.view(epoch=epoch, index=1) for epoch in range(40)]
-    assert views != [Augmentation(scales_px=(16, 24, 32), flip=True, seed=1).view(epoch=e, index=0) for e in range(40)]
+def _augmentation(*, seed: int = 0, rescale: tuple[float, float] | None = None) -> Augmentation:
+    return Augmentation(scales_px=(16, 24, 32), flip=True, rescale=rescale, seed=seed)
+
+
+def test_the_views_of_an_image_change_from_epoch_to_epoch() -> None:
+    def views(augmentation: Augmentation, index: int = 0) -> list[View]:
+        return [augmentation.view(epoch=epoch, index=index, batch=0) for epoch in range(40)]
+
+    first = views(_augmentation())
+    assert len(set(first)) == 6
+    assert first != views(_augmentation(), index=1)
+    assert first != views(_augmentation(seed=1))
+
+
+def test_a_batch_is_rescaled_by_one_factor() -> None:
+    """And by another one in the next batch; without a factor the views are as they were."""
+    plain, rescaled = _augmentation(), _augmentation(rescale=(0.7, 1.4))
+    factors = []
+    for batch in range(60):
+        pairs = [
+            (plain.view(epoch=1, index=index, batch=batch), rescaled.view(epoch=1, index=index, batch=batch))
+            for index in range(4)
+        ]
+        assert all(one.flip == other.flip for one, other in pairs)
+        ratios = [other.scale_px / one.scale_px for one, other in pairs]
+        assert max(ratios) - min(ratios) < 2 * 0.5 / 16  # whole pixels
+        factors.append(sum(ratios) / 4)
+    assert 0.66 < min(factors) < 0.8
+    assert 1.3 < max(factors) < 1.44
+
+
+def test_rescaled_batches_come_from_the_loader(seven: ImageData) -> None:
+    batches = _batches(seven, seven, augmentation=_augmentation(rescale=(2.0, 2.0)))
+    widths = {image.shape[2] for batch in batches.training_epoch(1) for image in batch.images}
+    assert widths <= {32, 48, 64}
 
 
 def test_evaluation_shows_the_split_in_order_at_one_scale_unmirrored(seven: ImageData) -> None:
-    batches = list(_batches(seven, seven).evaluation_pass())
-    assert [len(batch) for batch in batches] == [3, 3, 1]
+    passes = list(_batches(seven, seven).evaluation_pass())
+    assert [[(view, len(batch)) for view, batch in seen] for seen in passes] == [
+        [(View(scale_px=20), count)] for count in (3, 3, 1)
+    ]
+    batches = [batch for seen in passes for _, batch in seen]
     assert _ids(batches) == [record.id for record in seven.images]
     for index, image in enumerate(image for batch in batches for image in batch.images):
         assert image.shape == (3, HEIGHT, WIDTH)  # 20 px: as the files are
         assert image[0, 0].nonzero().flatten().tolist() == [index, index + 1, index + 2]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_view_shows_the_same_images(seven: ImageData, workers: int) -> None:
+    views = (View(scale_px=20), View(scale_px=40), View(scale_px=20, flip=True))
+    passes = list(_batches(seven, seven, views=views, workers=workers).evaluation_pass())
+    assert [len(seen) for seen in passes] == [3, 3, 3]
+    for seen in passes:
+        assert tuple(view for view, _ in seen) == views
+        plain, large, mirrored = (batch for _, batch in seen)
+        assert plain.image_ids == large.image_ids == mirrored.image_ids
+        assert large.images[0].shape == (3, 2 * HEIGHT, 2 * WIDTH)
+        assert torch.equal(mirrored.images[0].flip(-1), plain.images[0])
+    assert [image_id for seen in passes for image_id in seen[0][1].image_ids] == [record.id for record in seven.images]
 
 
 def test_a_sample_has_labels_scores_and_scale(seven: ImageData) -> None:
@@ -160,13 +214,25 @@ def test_selected_proposals_depend_on_seed_and_image_id(tmp_path: Path) -> None:
     assert len(SelectedProposals(propose=every, count=None, min_size_px=5.1, seed=0)(first).boxes) == 0
 
 
+def test_scores_are_asked_for_where_they_are_needed(tmp_path: Path) -> None:
+    record = _record(tmp_path, "a")
+    with pytest.raises(DataError, match="got proposals without scores for image a; expected scores"):
+        SelectedProposals(propose=FixedProposals(((0, 0, 9, 9),)), count=1, min_size_px=0, seed=0, needs_scores=True)(
+            record
+        )
+    with_scores = FixedProposals(((0, 0, 9, 9),), scores=(0.5,))
+    kept = SelectedProposals(propose=with_scores, count=1, min_size_px=0, seed=0, needs_scores=True)(record)
+    assert kept.scores is not None
+
+
 def test_worker_processes_change_nothing(seven: ImageData) -> None:
     alone, together = _batches(seven, seven), _batches(seven, seven, workers=2)
     for epoch in (2, 1):  # also not when another epoch was seen before
         for first, second in zip(alone.training_epoch(epoch), together.training_epoch(epoch), strict=True):
             _assert_equal(first, second)
-        for first, second in zip(alone.evaluation_pass(), together.evaluation_pass(), strict=True):
-            _assert_equal(first, second)
+        for one, other in zip(alone.evaluation_pass(), together.evaluation_pass(), strict=True):
+            for (_, first), (_, second) in zip(one, other, strict=True):
+                _assert_equal(first, second)
     next(together.training_epoch(1))  # a pass that is given up
     for first, second in zip(alone.training_epoch(3), together.training_epoch(3), strict=True):
         _assert_equal(first, second)
@@ -199,15 +265,18 @@ def test_worker_processes_die_with_a_killed_parent(tmp_path: Path) -> None:
         import numpy as np
         from wsol.data.images import ImageRecord
         from wsol.data.loader import Augmentation, BatchLoader, ImageData, TwoSplits, worker_context
+        from wsol.data.transforms import View
 
         data = ImageData(images=(ImageRecord(id="a", path=Path(sys.argv[1])),), labels=np.ones((1, 1), np.int8),
                          propose=None, resize="longer", max_side_px=9)
-        two = TwoSplits(training=data, evaluation=data, evaluation_scale_px=8,
-                        augmentation=Augmentation(scales_px=(8,), flip=True, seed=0))
+        two = TwoSplits(training=data, evaluation=data)
+        shown = dict(augmentation=Augmentation(scales_px=(8,), flip=True, rescale=None, seed=0),
+                     evaluation_views=[View(scale_px=8)])
 
         def start():
             methods.append(worker_context().get_start_method())
-            batches = BatchLoader(two, batch_size=1, evaluation_batch_size=1, seed=0, workers=2, pin_memory=False)
+            batches = BatchLoader(two, **shown, batch_size=1, evaluation_batch_size=1, seed=0, workers=2,
+                                  pin_memory=False)
             assert len(list(batches.evaluation_pass())) == 1
             return batches
 

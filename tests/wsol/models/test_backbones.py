@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from wsol.backbone_names import BACKBONE_STAGES
 from wsol.models.backbones import MIN_SIDE_PX, Backbone, build_backbone, normalize_and_pad
 
 ALL_SMALL = ["tiny", "alexnet", "resnet18", "timm/test_resnet", "timm/test_vit"]
@@ -24,8 +26,22 @@ def seeded() -> Iterator[None]:
         yield
 
 
-def build(name: str = "tiny", weights: str = "none", freeze: str = "none", batchnorm: bool | None = None) -> Backbone:
-    return build_backbone(name=name, weights=weights, freeze=freeze, freeze_batchnorm=batchnorm)
+def build(
+    name: str = "tiny",
+    weights: str = "none",
+    freeze: Literal["none", "all"] | int = "none",
+    batchnorm: bool | None = None,
+    stride: int | None = None,
+    pad_square: bool = False,
+) -> Backbone:
+    return build_backbone(
+        name=name,
+        weights=weights,
+        freeze=freeze,
+        freeze_batchnorm=batchnorm,
+        stride=stride,
+        pad_square=pad_square,
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,7 +107,7 @@ def test_random_initialization_is_torchvisions(name: str) -> None:
             torch.testing.assert_close(mine, reference, msg=key)  # BatchNorm: ones and zeros
 
 
-def whole_torchvision(name: str) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
+def whole_torchvision(name: str, *, classifier: bool = True) -> tuple[nn.Module, Callable[[nn.Module, Tensor], Tensor]]:
     def cnn_features(model: nn.Module, images: Tensor) -> Tensor:
         layers = model.get_submodule("features")
         assert isinstance(layers, nn.Sequential)
@@ -104,7 +120,12 @@ def whole_torchvision(name: str) -> tuple[nn.Module, Callable[[nn.Module, Tensor
             images = model.get_submodule(part)(images)
         return images
 
-    model: nn.Module = getattr(torchvision.models, name)(weights=None)
+    model: nn.Module
+    if classifier:
+        model = getattr(torchvision.models, name)(weights=None)
+    else:  # of vgg16: 120 M parameters
+        model = nn.Module()
+        model.add_module("features", torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]))
     return model, resnet_features if name.startswith("resnet") else cnn_features
 
 
@@ -191,9 +212,120 @@ def test_unknown_names_are_refused(name: str, message: str) -> None:
         build(name)
 
 
-def test_unknown_freeze_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 'some' for model.freeze; expected none or all"):
-        build(freeze="some")
+# --- stride 8
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("alexnet", (15, 11)),
+        ("vgg16", (16, 12)),
+        ("resnet18", (16, 12)),
+        ("resnet50", (16, 12)),
+        ("timm/test_resnet", (16, 12)),
+        ("timm/efficientnet_lite0", (16, 12)),
+        ("timm/convnext_atto", (16, 12)),
+    ],
+)
+def test_stride_8_has_twice_the_cells_of_the_same_layers(name: str, size: tuple[int, int]) -> None:
+    coarse, fine = build(name, stride=16).eval(), build(name, stride=8).eval()
+    assert (coarse.stride, fine.stride) == (16, 8)
+    assert (coarse.out_channels, coarse.roi_size) == (fine.out_channels, fine.roi_size)
+    assert {key: value.shape for key, value in coarse.state_dict().items()} == {
+        key: value.shape for key, value in fine.state_dict().items()
+    }
+    with torch.no_grad():
+        maps = fine(torch.rand(1, 3, 128, 96))
+    assert maps.shape == (1, fine.out_channels, *size)
+
+
+@pytest.mark.parametrize(("name", "first"), [("alexnet", 1), ("resnet18", 0), ("resnet50", 0), ("timm/resnet18", 0)])
+def test_every_other_cell_of_stride_8_is_one_of_stride_16(name: str, first: int) -> None:
+    coarse, fine = build(name).eval().double(), build(name, stride=8).eval().double()
+    fine.load_state_dict(coarse.state_dict())
+    images = torch.rand(1, 3, 96, 160, dtype=torch.float64)
+    with torch.no_grad():
+        expected, maps = coarse(images), fine(images)
+    middle = slice(1, -1)  # at the border, the finer map of alexnet may see a row more of the image
+    expected = expected[:, :, middle, middle]
+    found = maps[:, :, first::2, first::2][:, :, middle, middle]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    others = maps[:, :, 1 - first :: 2, 1 - first :: 2][:, :, middle, middle]
+    assert (
+        others[..., : found.shape[2], : found.shape[3]] - found[..., : others.shape[2], : others.shape[3]]
+    ).std() > 0
+
+
+def test_vgg16_of_stride_8_is_the_whole_without_pool4() -> None:
+    """Every other cell is what the undilated layers make of block 4 when pool4 takes one cell of four as it is."""
+    whole, _ = whole_torchvision("vgg16", classifier=False)
+    features = whole.get_submodule("features")
+    assert isinstance(features, nn.Sequential)
+    backbone = build("vgg16", stride=8)
+    for mine, theirs in zip(backbone.body.parameters(), features.parameters(), strict=True):
+        mine.data.copy_(theirs.data)
+
+    images = torch.rand(1, 3, 96, 64)
+    with torch.no_grad():
+        block4 = features[:23](images)
+        maps = backbone(images)
+        for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            expected = features[24:30](block4[:, :, row::2, column::2])
+            torch.testing.assert_close(maps[:, :, row::2, column::2], expected, rtol=1e-4, atol=1e-6)
+    assert maps.shape == (1, 512, 12, 8)
+    assert maps.std() > 0
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
+def test_a_file_of_weights_fits_stride_8(name: str, tmp_path: Path) -> None:
+    whole, _ = whole_torchvision(name)
+    save_without_classifier(whole, tmp_path / "weights.pth")
+    fine = build(name, weights=str(tmp_path / "weights.pth"), stride=8)
+    coarse = build(name, weights=str(tmp_path / "weights.pth"))
+    assert all(torch.equal(value, coarse.state_dict()[key]) for key, value in fine.state_dict().items())
+
+
+def test_timms_own_weights_are_those_of_stride_8_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+    made: list[nn.Module] = []
+
+    def create_as_if_pretrained(name: str, *, pretrained: bool, **arguments: Any) -> nn.Module:
+        model = create(name, pretrained=False, **arguments)
+        if pretrained:
+            made.append(model)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", create_as_if_pretrained)
+    backbone = build("timm/test_resnet", weights="imagenet", stride=8)
+    (pretrained,) = made
+    state = backbone.state_dict()
+    values = {f"body.model.{key}": value for key, value in pretrained.state_dict().items()}
+    assert any("layer3" in key for key in state)
+    assert all(torch.equal(value, values[key]) for key, value in state.items() if key.startswith("body."))
+
+
+def test_timm_models_of_stride_8_end_with_the_layer_that_has_16() -> None:
+    keys = build("timm/resnet10t", stride=8).state_dict().keys()
+    assert any("layer3" in key for key in keys)
+    assert not any("layer4" in key for key in keys)  # dilated, it has stride 8 as well
+
+
+@pytest.mark.parametrize("name", ["timm/test_vit", "timm/dla34", "timm/mobilenetv3_small_050"])
+def test_timm_model_that_cannot_be_dilated_says_so(name: str) -> None:
+    with pytest.raises(ValueError, match=f"got 8 for model.stride, which {name} cannot have; expected 16, or a model"):
+        build(name, stride=8)
+
+
+def test_tiny_has_one_stride() -> None:
+    assert build("tiny", stride=8).stride == 8
+    with pytest.raises(ValueError, match="got 16 for model.stride; expected 8, which tiny always has"):
+        build("tiny", stride=16)
+
+
+@pytest.mark.parametrize("stride", [0, 4, 32])
+def test_other_strides_are_refused(stride: int) -> None:
+    with pytest.raises(ValueError, match=f"got {stride} for model.stride; expected 8 or 16"):
+        build("resnet18", stride=stride)
 
 
 # --- normalization and padding
@@ -248,6 +380,47 @@ def test_images_of_one_size_share_a_pass_and_others_do_not_touch_them() -> None:
     assert padded[0, 0].tolist() == [[True] * 4 + [False] * 4] * 10  # 30 px of 64: ceil(30 / 8) columns
 
 
+def test_square_padding_brings_images_of_one_longer_side_together() -> None:
+    backbone = build("resnet18", pad_square=True).eval()
+    sizes = [(96, 70), (64, 96), (96, 96), (80, 33), (10, 20)]
+    images = [torch.rand(3, height, width) for height, width in sizes]
+
+    with torch.no_grad():
+        groups = backbone.feature_maps(images)
+
+    assert [group.indices for group in groups] == [[0, 1, 2], [3], [4]]
+    assert [tuple(group.maps.shape[2:]) for group in groups] == [(6, 6), (5, 5), (4, 4)]  # 96, 80 and 64 px
+    valid = [group.valid for group in groups]
+    assert all(some is not None for some in valid)
+    assert [mask.any(dim=1).sum().item() for mask in valid[0][:, 0]] == [6, 4, 6]  # type: ignore[index]
+    assert [mask.any(dim=0).sum().item() for mask in valid[0][:, 0]] == [5, 6, 6]  # type: ignore[index]
+    assert valid[1][0, 0].tolist() == [[True] * 3 + [False] * 2] * 5  # type: ignore[index]
+    assert valid[2][0, 0].sum() == 2  # type: ignore[index]
+    with torch.no_grad():
+        square = torch.zeros(1, 3, 96, 96)  # the mean colour
+        square[0, :, :64] = (images[1] - backbone.image_mean[:, None, None]) / backbone.image_std[:, None, None]
+        torch.testing.assert_close(groups[0].maps[1:2], backbone(square))
+
+
+def test_square_padding_of_an_image_does_not_depend_on_the_others() -> None:
+    backbone = build(pad_square=True).eval()
+    images = [torch.rand(3, 80, 72), torch.rand(3, 64, 128), torch.rand(3, 30, 80), torch.rand(3, 128, 1)]
+    with torch.no_grad():
+        groups = backbone.feature_maps(images)
+        alone = [backbone.feature_maps([image])[0] for image in images]
+    assert [group.indices for group in groups] == [[0, 2], [1, 3]]
+    for group in groups:
+        assert group.valid is not None
+        for row, index in enumerate(group.indices):
+            torch.testing.assert_close(group.maps[row], alone[index].maps[0])
+            assert torch.equal(group.valid[row], alone[index].valid[0])  # type: ignore[index]
+
+
+def test_square_images_have_no_padding_to_mark() -> None:
+    (group,) = build(pad_square=True).feature_maps([torch.rand(3, 96, 96)])
+    assert group.valid is None
+
+
 # --- freezing
 
 
@@ -262,6 +435,114 @@ def test_freeze_all(name: str) -> None:
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     assert not any(module.training for module in backbone.body.modules())
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("name", BACKBONE_STAGES)
+def test_stages_are_the_children_of_the_body(name: str) -> None:
+    assert tuple(child for child, _ in build(name).body.named_children()) == BACKBONE_STAGES[name]
+
+
+def trains(backbone: Backbone) -> set[str]:
+    return {key for key, parameter in backbone.body.named_parameters() if parameter.requires_grad}
+
+
+FROZEN_STAGES = [
+    *((name, count, stages[:count]) for name, stages in BACKBONE_STAGES.items() for count in range(1, len(stages) + 1)),
+    ("timm/resnet10t", 1, ["model.conv1", "model.bn1"]),
+    ("timm/resnet10t", 3, ["model.conv1", "model.bn1", "model.layer1", "model.layer2"]),
+    ("timm/resnet10t", 4, ["model"]),
+    ("timm/efficientnet_lite0", 1, ["model.conv_stem", "model.bn1", "model.blocks.0"]),
+    ("timm/efficientnet_lite0", 3, ["model.conv_stem", "model.bn1", *(f"model.blocks.{i}" for i in range(3))]),
+    ("timm/efficientnet_lite0", 4, ["model"]),
+    ("timm/convnext_atto", 1, ["model.stem", "model.stages.0"]),
+    ("timm/convnext_atto", 3, ["model"]),
+    (
+        "timm/vit_tiny_patch16_224",
+        2,
+        ["model.cls_token", "model.pos_embed", "model.patch_embed", "model.blocks.0", "model.blocks.1"],
+    ),
+    ("timm/vit_tiny_patch16_224", 12, ["model"]),
+    ("timm/mobilenetv3_small_050", 1, ["model.conv_stem", "model.bn1"]),
+]
+
+
+@pytest.mark.parametrize(("name", "count", "frozen"), FROZEN_STAGES)
+def test_freeze_by_stage(name: str, count: int, frozen: list[str]) -> None:
+    backbone = build(name, freeze=count)
+    every = [key for key, _ in backbone.body.named_parameters()]
+    expected = {key for key in every if any(key.startswith(f"{part}.") or key == part for part in frozen)}
+    assert expected
+    assert all(any(key.startswith(part) for key in every) for part in frozen)
+    assert set(every) - trains(backbone) == expected
+    assert backbone.frozen == (len(expected) == len(every))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("tiny", 2),
+        ("alexnet", 2),
+        ("resnet18", 2),
+        ("resnet18", 4),
+        ("timm/resnet10t", 2),
+        ("timm/efficientnet_lite0", 2),
+        ("timm/convnext_atto", 1),
+        ("timm/vit_tiny_patch16_224", 3),
+    ],
+)
+def test_frozen_stages_get_no_gradient_and_keep_their_statistics(name: str, count: int) -> None:
+    backbone = build(name, freeze=count, batchnorm=False).eval().train()
+    before = {key: value.clone() for key, value in backbone.body.state_dict().items()}
+    maps = backbone(torch.randn(2, 3, 64, 64))
+    if maps.requires_grad:
+        maps.square().mean().backward()
+
+    free = trains(backbone)
+    parameters = dict(backbone.body.named_parameters())
+    assert {key for key, parameter in parameters.items() if parameter.grad is not None} == free
+    assert maps.requires_grad == bool(free)
+    statistics = [key for key in before if key.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    moved = {key for key in statistics if not torch.equal(before[key], backbone.body.state_dict()[key])}
+    assert moved == {key for key in statistics if f"{key.rpartition('.')[0]}.weight" in free}
+    for path, module in backbone.body.named_modules():
+        own = {f"{path}.{key}" for key, _ in module.named_parameters()}
+        if path and own:  # dropout, for one, rests with what is frozen and works in the rest
+            assert module.training == bool(own & free), path
+
+
+def test_first_stages_of_a_model_that_registers_them_elsewhere_are_not_guessed() -> None:
+    assert build("timm/hrnet_w18_small", freeze="all").frozen
+    with pytest.raises(
+        ValueError, match="got 2 for model.freeze; expected none or all for timm/hrnet_w18_small, whose"
+    ):
+        build("timm/hrnet_w18_small", freeze=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "freeze", "message"),
+    [
+        ("tiny", 5, "1 to 4 for tiny, whose stages are conv1, conv2, conv3, conv4"),
+        ("tiny", 0, "1 to 4 for tiny"),
+        ("alexnet", 6, "1 to 5 for alexnet, whose stages are conv1, conv2, conv3, conv4, conv5"),
+        ("timm/resnet10t", 5, "1 to 4 for timm/resnet10t, whose stages are act1, layer1, layer2, layer3"),
+    ],
+)
+def test_more_stages_than_there_are_cannot_freeze(name: str, freeze: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"got {freeze} for model.freeze; expected none, all or {message}"):
+        build(name, freeze=freeze)
+
+
+def test_unknown_freeze_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got 'some' for model.freeze; expected none, all or a number of stages \(c"):
+        build(freeze="some")  # type: ignore[arg-type]
+
+
+def test_stages_of_weights_from_a_file_freeze_with_their_values(tmp_path: Path) -> None:
+    whole, _ = whole_torchvision("resnet18")
+    torch.save(whole.state_dict(), tmp_path / "resnet18.pth")
+    backbone = build("resnet18", weights=str(tmp_path / "resnet18.pth"), freeze=2, batchnorm=False)
+    assert torch.equal(backbone.state_dict()["body.stem.conv1.weight"], whole.state_dict()["conv1.weight"])
+    assert {key.partition(".")[0] for key in trains(backbone)} == {"layer2", "layer3"}
 
 
 def test_freeze_none_trains_every_parameter_and_statistic() -> None:

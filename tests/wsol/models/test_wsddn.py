@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from wsol.data.batch import ImageBatch, Sample, collate
 from wsol.models.backbones import Backbone, build_backbone
-from wsol.models.wsddn import DEFAULT_FC_DIM, TwoStreamHead, Wsddn
+from wsol.models.refinement import Refinement
+from wsol.models.regions import DEFAULT_FC_DIM, Regions, build_region_features
+from wsol.models.wsddn import SpatialRegularizer, TwoStreamHead, Wsddn
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +27,27 @@ def seeded() -> Iterator[None]:
 
 
 def build(num_classes: int = 3, backbone: Backbone | None = None, **changes: Any) -> Wsddn:
-    options: dict[str, Any] = {"roi_op": "roi_pool", "roi_size": 2, "fc_dim": 16, "dropout": 0.0}
+    options: dict[str, Any] = {"roi_op": "roi_pool", "roi_size": 2, "fc_dim": 16, "dropout": 0.0, "box_scores": "none"}
+    model: dict[str, Any] = {"refinement": None, "spatial": None}
+    head: dict[str, Any] = {"temperature": 1.0, "size_prior": 0.0, "contrastive": False}
+    for name, value in changes.items():
+        next(part for part in (model, head, options) if name in part)[name] = value
     if backbone is None:
         backbone = build_backbone(name="tiny", weights="none", freeze="none", freeze_batchnorm=None)
-    return Wsddn(backbone=backbone, num_classes=num_classes, **(options | changes))
+    regions = build_region_features(backbone=backbone, rings=head["contrastive"], **options)
+    streams = TwoStreamHead(in_features=regions.out_features, num_classes=num_classes, **head)
+    return Wsddn(backbone=backbone, num_classes=num_classes, regions=regions, head=streams, **model)
+
+
+def two_streams(in_features: int = 6, num_classes: int = 4, **changes: Any) -> TwoStreamHead:
+    options: dict[str, Any] = {"temperature": 1.0, "size_prior": 0.0, "contrastive": False}
+    return TwoStreamHead(in_features=in_features, num_classes=num_classes, **(options | changes))
+
+
+def regions_of(vectors: Tensor, **rings: Tensor) -> Regions:
+    """Of boxes that all cover the whole image."""
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(len(vectors), 1)
+    return Regions(boxes=boxes, log_area=torch.zeros(len(vectors)), vectors=vectors, **rings)
 
 
 def random_boxes(count: int, *, width: int, height: int, min_side: float = 4.0) -> Tensor:
@@ -77,9 +96,15 @@ def reference(model: Wsddn, batch: ImageBatch) -> tuple[Tensor, list[Tensor]]:
         for box in boxes.tolist():
             vector = roi_max_pool(features, box, stride=model.backbone.stride, size=2)
             for number in (6, 7):
-                vector = parameters[f"fc.fc{number}.weight"] @ vector + parameters[f"fc.fc{number}.bias"]
+                vector = (
+                    parameters[f"regions.layers.fc{number}.weight"] @ vector
+                    + parameters[f"regions.layers.fc{number}.bias"]
+                )
                 vector = (vector - vector.mean()) / (vector.var(unbiased=False) + 1e-5).sqrt()
-                vector = F.relu(parameters[f"fc.norm{number}.weight"] * vector + parameters[f"fc.norm{number}.bias"])
+                vector = F.relu(
+                    parameters[f"regions.layers.norm{number}.weight"] * vector
+                    + parameters[f"regions.layers.norm{number}.bias"]
+                )
             class_logits.append(parameters["head.classification.weight"] @ vector)
             region_logits.append(parameters["head.detection.weight"] @ vector)
             class_logits[-1] = class_logits[-1] + parameters["head.classification.bias"]
@@ -139,20 +164,20 @@ def test_forward_loss_and_gradients_equal_the_paper() -> None:
 
 
 def test_two_streams_sum_to_one_over_classes_and_over_regions() -> None:
-    head = TwoStreamHead(in_features=6, num_classes=4)
+    head = two_streams()
     vectors = torch.randn(9, 6) * 100
     nn.init.zeros_(head.detection.weight)
-    torch.testing.assert_close(head(vectors).exp().sum(dim=1), torch.full((9,), 1 / 9))  # over classes
+    torch.testing.assert_close(head(regions_of(vectors)).exp().sum(dim=1), torch.full((9,), 1 / 9))  # over classes
     nn.init.normal_(head.detection.weight)
     nn.init.zeros_(head.classification.weight)
-    torch.testing.assert_close(head(vectors).exp().sum(dim=0), torch.full((4,), 1 / 4))  # over regions
+    torch.testing.assert_close(head(regions_of(vectors)).exp().sum(dim=0), torch.full((4,), 1 / 4))  # over regions
 
 
 def test_one_proposal_is_an_ordinary_classifier() -> None:
     """The softmax over one region is 1, whatever its logit."""
-    head = TwoStreamHead(in_features=6, num_classes=4)
+    head = two_streams()
     vector = torch.randn(1, 6)
-    torch.testing.assert_close(head(vector), torch.log_softmax(head.classification(vector), dim=1))
+    torch.testing.assert_close(head(regions_of(vector)), torch.log_softmax(head.classification(vector), dim=1))
 
 
 def test_initial_loss_is_that_of_a_uniform_guess() -> None:
@@ -188,6 +213,107 @@ def test_extreme_logits_give_finite_losses_and_gradients(logit_scale: float, lab
         assert torch.isfinite(parameter.grad).all(), name
     prediction = model.predict(batch)[0]
     assert torch.isfinite(prediction.box_scores).all()
+
+
+# --- what goes beyond the paper's equations
+
+
+def test_temperature_and_size_prior_shape_the_softmax_over_regions() -> None:
+    head = two_streams(temperature=2.0, size_prior=1.5)
+    vectors = torch.randn(5, 6)
+    log_area = torch.log(torch.tensor([1.0, 0.5, 0.25, 0.04, 0.01]))
+    got = head(Regions(boxes=torch.zeros(5, 4), log_area=log_area, vectors=vectors)).exp()
+    over_classes = torch.softmax(head.classification(vectors), dim=1)
+    shares = (head.detection(vectors) / 2).exp() * torch.tensor([1.0, 0.5, 0.25, 0.04, 0.01])[:, None] ** 1.5
+    torch.testing.assert_close(got, over_classes * shares / shares.sum(dim=0))
+
+
+def test_contrastive_detection_is_inner_less_outer_ring() -> None:
+    head = two_streams(contrastive=True)
+    vectors, inner, outer = torch.randn(3, 5, 6)
+    got = head(regions_of(vectors, inner_ring=inner, outer_ring=outer))
+    logits = (inner - outer) @ head.detection.weight.T
+    expected = torch.log_softmax(head.classification(vectors), dim=1) + torch.log_softmax(logits, dim=0)
+    torch.testing.assert_close(got, expected)
+
+
+def test_the_size_prior_prefers_large_boxes_before_anything_is_learned() -> None:
+    boxes = torch.tensor([[0.0, 0.0, 20.0, 20.0], [0.0, 0.0, 72.0, 80.0], [10.0, 10.0, 50.0, 50.0]])
+    order = []
+    for prior in (3.0, -3.0):
+        prediction = build(size_prior=prior).predict(collate([sample([1.0, -1.0, -1.0], boxes)]))[0]
+        order.append(prediction.box_scores[:, 0].argsort(descending=True).tolist())
+    assert order == [[1, 2, 0], [0, 2, 1]]
+
+
+def test_spatial_regularizer_equals_loops() -> None:
+    boxes = torch.tensor(
+        [[0.0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 6], [0, 0, 10, 5.9], [50, 50, 60, 60], [0, 0, 9, 9]]
+    )
+    vectors = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    scores = torch.rand(6, 3, dtype=torch.float64)
+    scores[0, :2] = 1.0  # the best of both classes
+    regions = Regions(boxes=boxes.double(), log_area=torch.zeros(6), vectors=vectors)
+    labels = torch.tensor([1.0, 1.0, -1.0])
+    expected = 0.0
+    for label in (0, 1):
+        ranked = scores[:, label].argsort(descending=True).tolist()[:4]
+        for r in ranked[1:]:
+            inter = min(boxes[r, 2], 10) * min(boxes[r, 3], 10) if r != 4 else 0.0
+            area = float((boxes[r, 2] - boxes[r, 0]) * (boxes[r, 3] - boxes[r, 1]))
+            if inter / (100 + area - inter) > 0.6:
+                expected += (0.5 * (scores[r, label] * (vectors[r] - vectors[0])).square().sum()).item()
+    loss = SpatialRegularizer(weight=0.1, iou=0.6, top=4).loss(regions, scores, labels)
+    assert loss.item() == pytest.approx(0.1 * expected, rel=1e-9)
+    assert expected > 0
+    loss.backward()
+    assert vectors.grad is not None
+    assert vectors.grad[0].any()
+
+
+def test_an_overlap_of_exactly_the_threshold_is_not_drawn() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 6]], dtype=torch.float64)  # IoU 0.6
+    regions = Regions(boxes=boxes, log_area=torch.zeros(2), vectors=torch.randn(2, 3, dtype=torch.float64))
+    scores = torch.tensor([[1.0], [0.5]], dtype=torch.float64)
+    for iou, positive in ((0.6, False), (0.59, True)):
+        loss = SpatialRegularizer(weight=1.0, iou=iou, top=10).loss(regions, scores, torch.ones(1))
+        assert (loss > 0) == positive
+
+
+def test_box_scores_multiply_the_pooled_features() -> None:
+    boxes, scores = random_boxes(4, width=72, height=80), torch.tensor([0.0, 0.1, 0.5, 1.0])
+    image = torch.rand(3, 80, 72)
+    batch = collate([Sample(image, torch.tensor([1.0, -1.0, -1.0]), boxes, scores, "image", (1.0, 1.0))])
+    for name, factors in (("score", scores), ("one_plus_ten", 1 + 10 * scores)):
+        model = build(box_scores=name)
+        seen: list[Tensor] = []
+        model.regions.layers.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        model.predict(batch)
+        pooled = model.regions.roi_op(model.backbone.feature_maps([image])[0].maps, [boxes])
+        torch.testing.assert_close(seen[0], pooled * factors[:, None, None, None])
+
+
+def test_proposals_without_scores_are_refused_where_scores_are_needed() -> None:
+    with pytest.raises(ValueError, match="got proposals without scores; expected some, with model.box_scores"):
+        build(box_scores="score").predict(collate([sample([1.0, -1.0, -1.0], random_boxes(3, width=72, height=80))]))
+
+
+def test_unknown_box_scores_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 'log' for model.box_scores; expected one of none, score, one_plus_ten"):
+        build(box_scores="log")
+
+
+def test_refined_scores_are_the_classifiers_and_image_scores_the_heads() -> None:
+    refinement = Refinement(in_features=16, num_classes=3, count=2, foreground_iou=0.5, ignore_iou=0.1)
+    torch.manual_seed(5)
+    model = build(refinement=refinement)
+    batch = collate([sample([1.0, -1.0, 1.0], random_boxes(6, width=72, height=80))])
+    losses = model.training_losses(batch)
+    assert list(losses) == ["image", "refinement_1", "refinement_2"]
+    prediction = model.predict(batch)[0]
+    regions = model._regions(batch)[0]
+    torch.testing.assert_close(prediction.class_scores, model.head(regions).exp().sum(dim=0))
+    torch.testing.assert_close(prediction.box_scores, refinement.scores(regions.vectors))
 
 
 # --- proposals and pixels
@@ -228,7 +354,7 @@ def test_a_proposal_in_pixels_picks_its_cells(roi_op: str) -> None:
         ]
     )
     maps = model.backbone.feature_maps([image])[0].maps
-    cells = model.roi_op(maps, [boxes])[:, :, 0, 0]  # (5, 3)
+    cells = model.regions.roi_op(maps, [boxes])[:, :, 0, 0]  # (5, 3)
     assert (cells[0] > 0.3).all()
     assert cells[1:].abs().max() == 0
 
@@ -237,8 +363,8 @@ def test_roi_pool_covers_rounded_cells_both_ends_included() -> None:
     model = build(backbone=pixel_backbone(), roi_size=1)
     maps = torch.arange(100.0).reshape(1, 1, 10, 10).repeat(1, 3, 1, 1)  # grows to the right and downwards
     box = torch.tensor([[15.0, 9.0, 70.0, 55.0]])  # cells 1 to 4 across (70 / 16 = 4.4), 1 to 3 down
-    assert model.roi_op(maps, [box]).flatten().tolist() == [34.0] * 3
-    assert model.roi_op(-maps, [box]).flatten().tolist() == [-11.0] * 3
+    assert model.regions.roi_op(maps, [box]).flatten().tolist() == [34.0] * 3
+    assert model.regions.roi_op(-maps, [box]).flatten().tolist() == [-11.0] * 3
 
 
 def test_roi_align_averages_the_pixels_of_the_box() -> None:
@@ -246,14 +372,14 @@ def test_roi_align_averages_the_pixels_of_the_box() -> None:
     model = build(backbone=pixel_backbone(), roi_op="roi_align", roi_size=1)
     maps = torch.arange(100.0).reshape(1, 1, 10, 10).repeat(1, 3, 1, 1)
     box = torch.tensor([[32.0, 16.0, 64.0, 32.0]])
-    assert model.roi_op(maps, [box]).flatten().tolist() == pytest.approx([12.5] * 3)
+    assert model.regions.roi_op(maps, [box]).flatten().tolist() == pytest.approx([12.5] * 3)
 
 
-def test_boxes_of_the_best_region_and_its_centre() -> None:
+def test_scores_of_the_best_regions() -> None:
     """fc6 and fc7 pass on the colours; class c's detection logit is colour c."""
     model = build(backbone=pixel_backbone(), roi_size=1, fc_dim=3)
     with torch.no_grad():
-        for layer in (model.fc.get_submodule("fc6"), model.fc.get_submodule("fc7")):
+        for layer in (model.regions.layers.get_submodule("fc6"), model.regions.layers.get_submodule("fc7")):
             layer.weight.copy_(torch.eye(3))  # type: ignore[operator, union-attr]
         model.head.detection.weight.copy_(torch.eye(3) * 100)  # type: ignore[attr-defined]
         model.head.classification.weight.zero_()  # type: ignore[attr-defined]
@@ -267,16 +393,14 @@ def test_boxes_of_the_best_region_and_its_centre() -> None:
 
     assert torch.equal(prediction.boxes, boxes)
     assert prediction.box_scores.argmax(dim=0).tolist()[:2] == [1, 0]
-    assert prediction.points.tolist() == [[119.5, 39.5], [23.5, 103.5], [23.5, 103.5]]  # blue: all tied, the first
+    assert prediction.score_maps is None
 
 
-def test_no_proposals_no_points() -> None:
+def test_no_proposals_no_scores() -> None:
     prediction = build().eval().predict(collate([sample([1.0, 1.0, -1.0], torch.zeros(0, 4))]))[0]
     assert prediction.boxes.shape == (0, 4)
     assert prediction.box_scores.shape == (0, 3)
     assert prediction.class_scores.tolist() == [0.0, 0.0, 0.0]
-    assert prediction.points.isnan().all()
-    assert prediction.points.shape == (3, 2)
 
 
 def test_an_image_without_proposals_is_left_out_of_the_mean() -> None:
@@ -301,10 +425,10 @@ def test_pretrained_fc_is_taken_where_it_fits(roi_size: int | None, fc_dim: int 
     pretrained = pretrained_fc(3 * 6 * 6, 10)
     backbone = pixel_backbone(pretrained, roi_size=6)
     model = build(backbone=backbone, roi_size=roi_size, fc_dim=fc_dim)
-    assert model.fc.get_submodule("fc6") is pretrained.get_submodule("fc6")
-    assert model.fc.get_submodule("fc7") is pretrained.get_submodule("fc7")
+    assert model.regions.layers.get_submodule("fc6") is pretrained.get_submodule("fc6")
+    assert model.regions.layers.get_submodule("fc7") is pretrained.get_submodule("fc7")
     assert backbone.pretrained_fc is None
-    assert {"fc.fc6.weight", "fc.fc7.bias"} <= {name for name, _ in model.named_parameters()}
+    assert {"regions.layers.fc6.weight", "regions.layers.fc7.bias"} <= {name for name, _ in model.named_parameters()}
 
 
 @pytest.mark.parametrize(
@@ -312,7 +436,7 @@ def test_pretrained_fc_is_taken_where_it_fits(roi_size: int | None, fc_dim: int 
 )
 def test_new_fc_where_it_does_not(roi_size: int | None, fc_dim: int | None, shape: tuple[int, int]) -> None:
     model = build(backbone=pixel_backbone(pretrained_fc(3 * 36, 10), roi_size=6), roi_size=roi_size, fc_dim=fc_dim)
-    fc6 = model.fc.get_submodule("fc6")
+    fc6 = model.regions.layers.get_submodule("fc6")
     assert isinstance(fc6, nn.Linear)
     assert fc6.weight.shape == shape
     assert fc6.weight.std().item() == pytest.approx(math.sqrt(2 / shape[1]), rel=0.2)  # He et al., 2015
@@ -321,12 +445,12 @@ def test_new_fc_where_it_does_not(roi_size: int | None, fc_dim: int | None, shap
 
 def test_roi_size_defaults_to_the_backbones() -> None:
     model = build(backbone=pixel_backbone(roi_size=5), roi_size=None, fc_dim=None)
-    assert model.fc.get_submodule("fc6").in_features == 3 * 25  # type: ignore[comparison-overlap]
+    assert model.regions.layers.get_submodule("fc6").in_features == 3 * 25  # type: ignore[comparison-overlap]
 
 
 def test_dropout_after_each_fc_layer() -> None:
     model = build(dropout=0.25)
-    layers = dict(model.fc.named_children())
+    layers = dict(model.regions.layers.named_children())
     assert list(layers) == ["flatten", "fc6", "norm6", "relu6", "dropout6", "fc7", "norm7", "relu7", "dropout7"]
     assert [layers[name].p for name in ("dropout6", "dropout7")] == [0.25, 0.25]
     batch = collate([sample([1.0, -1.0, 1.0], random_boxes(6, width=72, height=80))])
@@ -336,7 +460,7 @@ def test_dropout_after_each_fc_layer() -> None:
 
 
 def test_new_heads_are_the_releases() -> None:
-    head = TwoStreamHead(in_features=4096, num_classes=20)
+    head = two_streams(4096, 20)
     for layer in (head.classification, head.detection):
         assert layer.weight.std().item() == pytest.approx(0.01, rel=0.02)
         assert (layer.bias == 0).all()
