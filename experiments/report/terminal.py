@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +15,9 @@ from experiments.trial import TrialState
 from experiments.view import value_text
 
 MAX_ROWS = 20
+_FIGURE_WIDTH = len("0.0000")
+MAX_WIDTH = 10_000
+"""Columns of a terminal on which every table fits."""
 MAX_METRICS = 4
 MAX_TRIALS_PER_CLASS = 6
 
@@ -27,7 +31,7 @@ def print_report(console: Console, spec: SweepSpec, entries: Sequence[Entry]) ->
         return
     console.print(_title(spec, "leaderboard"))
     metrics = metric_names(spec)
-    console.print(leaderboard_table(spec, finished, metrics=metrics[:MAX_METRICS], where="in leaderboard.csv"))
+    print_leaderboard(console, spec, finished, metrics=metrics[:MAX_METRICS], where="in leaderboard.csv")
     complete = [entry for entry in finished if entry.state is TrialState.COMPLETE]
     if complete:
         console.print(_title(spec, f"{metrics[0]} per class"))
@@ -37,28 +41,50 @@ def print_report(console: Console, spec: SweepSpec, entries: Sequence[Entry]) ->
 def print_measured(console: Console, spec: SweepSpec, order: Sequence[Entry], *, metrics: Sequence[str]) -> None:
     """Both tables of complete trials, the best first, for these metrics; the second for the first of them."""
     console.print(_title(spec, "measured again"))
-    console.print(leaderboard_table(spec, order, metrics=metrics, where="with --csv"))
+    print_leaderboard(console, spec, order, metrics=metrics, where="with --csv")
     console.print(_title(spec, f"{metrics[0]} per class"))
     console.print(per_class_table(order, metric=metrics[0], where="with --csv"))
 
 
-def leaderboard_table(spec: SweepSpec, order: Sequence[Entry], *, metrics: Sequence[str], where: str) -> Table:
-    """A row a finished trial in the order given, at most `MAX_ROWS`; the caption says where all are."""
+def print_leaderboard(
+    console: Console, spec: SweepSpec, order: Sequence[Entry], *, metrics: Sequence[str], where: str
+) -> None:
+    """A row a finished trial in the order given, at most `MAX_ROWS`; the caption says where all are.
+
+    A column for each swept key, or one for all of them where the console is too narrow for that.
+    """
+    table = leaderboard_table(spec, order, metrics=metrics, where=where, keys_apart=True)
+    unbounded = console.options.update(width=MAX_WIDTH)
+    foldable = sum(max(0, len(metric) - _FIGURE_WIDTH) for metric in metrics)  # headings of figures may fold
+    if Measurement.get(console, unbounded, table).maximum - foldable > console.width:
+        table = leaderboard_table(spec, order, metrics=metrics, where=where, keys_apart=False)
+    console.print(table)
+
+
+def leaderboard_table(
+    spec: SweepSpec, order: Sequence[Entry], *, metrics: Sequence[str], where: str, keys_apart: bool
+) -> Table:
+    """See `print_leaderboard`. Not `keys_apart`: one column has the keys that each trial's own block sweeps."""
+    names = _short_names(spec.swept_keys)
     table = Table(caption_justify="left")
-    table.add_column("trial", justify="right")
-    short = [key.rpartition(".")[2] for key in spec.swept_keys]
-    for key, name in zip(spec.swept_keys, short, strict=True):
-        table.add_column(Text(name if short.count(name) == 1 else key), justify="right", overflow="fold")
+    table.add_column("trial", justify="right", no_wrap=True)
+    for name in names.values() if keys_apart else []:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    if not keys_apart:
+        table.add_column("configuration", overflow="fold", min_width=17)
     several_seeds = len({entry.plan.config.seed for entry in order}) > 1
     if several_seeds:
-        table.add_column("seed", justify="right")
+        table.add_column("seed", justify="right", min_width=4)
     for metric in metrics:
-        table.add_column(metric, justify="right")
-    table.add_column("time", justify="right")
+        table.add_column(metric, justify="right", overflow="fold", min_width=_FIGURE_WIDTH)
+    table.add_column("time", justify="right", no_wrap=True)
     for entry in order[:MAX_ROWS]:
         assert entry.trial is not None
         assert entry.result is not None
-        swept = [value_text(entry.plan.value(key)) for key in spec.swept_keys]
+        if keys_apart:
+            swept = [value_text(entry.plan.value(key)) for key in names]
+        else:
+            swept = [" ".join(f"{names[key]}={value_text(value)}" for key, value in entry.plan.swept.items())]
         seed = [str(entry.plan.config.seed)] if several_seeds else []
         if entry.state is TrialState.COMPLETE:
             figures = [_figure(entry.metric(f"{metric}/mean")) for metric in metrics]
@@ -69,6 +95,12 @@ def leaderboard_table(spec: SweepSpec, order: Sequence[Entry], *, metrics: Seque
     if len(order) > MAX_ROWS:
         table.caption = f"{len(order) - MAX_ROWS} more {where}"
     return table
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each dotted key, or all of it where two end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
 def per_class_table(order: Sequence[Entry], *, metric: str, where: str) -> Table:

@@ -82,9 +82,10 @@ class TestLeaderboard:
         spec = load(
             "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1], train.batch_size: [2], evaluate.batch_size: [2]}\n"
         )
-        heading = printed(
-            leaderboard_table(spec, entries(spec, values(0.5)), metrics=["ap50_11pt"], where="in x.csv"), width=200
-        ).splitlines()[1]
+        table = leaderboard_table(
+            spec, entries(spec, values(0.5)), metrics=["ap50_11pt"], where="in x.csv", keys_apart=True
+        )
+        heading = printed(table, width=200).splitlines()[1]
         assert heading.split("┃")[1:5] == [" trial ", "  lr ", " train.batch_size ", " evaluate.batch_size "]
 
     def test_seeds_have_a_column_where_there_are_several(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
@@ -122,6 +123,25 @@ class TestLeaderboard:
         text = report(spec, entries(spec, [result(metrics)] * 2), width=80)
         assert max(map(len, text.splitlines())) <= 80
         assert cells(text)[0] == ["0", "0.001", "2000", "0", "0.1234", "0.1234", "0.1234", "0.1234", "12 s"]
+
+
+    def test_many_keys_share_a_column_and_no_figure_is_cut(
+        self, load: Load, entries: Callable[..., list[Entry]]
+    ) -> None:
+        spec = load(
+            "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1], model.size_prior: [1.0], model.dropout: [0.5]}\n"
+            "  - grid: {model.detection_temperature: [2.0], model.refinement: [3], model.context: [contrastive]}\n"
+        )
+        metrics = dict.fromkeys(["ap50_11pt/mean", "ap50_area/mean", "corloc50/mean", "cls_ap/mean"], 0.1234)
+        text = report(spec, entries(spec, [result(metrics)] * 2), width=80)
+        assert max(map(len, text.splitlines())) <= 80
+        table = text.partition(": ap50_11pt per class")[0]
+        assert table.count("0.1234") == 8
+        rows = [row.split("│") for row in table.splitlines() if row.startswith("│")]
+        unfolded = "".join(row[2] for row in rows).replace(" ", "")
+        assert unfolded == "lr=0.1size_prior=1dropout=0.5detection_temperature=2refinement=3context=contrastive"
+        wide = report(spec, entries(spec, [result(metrics)] * 2), width=200)
+        assert "configuration" not in wide
 
 
 def test_measured_again(load: Load, entries: Callable[..., list[Entry]]) -> None:
