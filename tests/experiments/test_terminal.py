@@ -124,7 +124,6 @@ class TestLeaderboard:
         assert max(map(len, text.splitlines())) <= 80
         assert cells(text)[0] == ["0", "0.001", "2000", "0", "0.1234", "0.1234", "0.1234", "0.1234", "12 s"]
 
-
     def test_many_keys_share_a_column_and_no_figure_is_cut(
         self, load: Load, entries: Callable[..., list[Entry]]
     ) -> None:
