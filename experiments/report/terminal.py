@@ -15,6 +15,8 @@ from experiments.trial import TrialState
 from experiments.view import value_text
 
 MAX_ROWS = 20
+BOUND = "proposal_recall50"
+"""What every table of classes shows beside its metric."""
 _FIGURE_WIDTH = len("0.0000")
 MAX_WIDTH = 10_000
 """Columns of a terminal on which every table fits."""
@@ -104,21 +106,35 @@ def _short_names(keys: Sequence[str]) -> dict[str, str]:
 
 
 def per_class_table(order: Sequence[Entry], *, metric: str, where: str) -> Table:
-    """A row a class, a column for each of the best trials; each class's best is bold."""
-    shown = order[:MAX_TRIALS_PER_CLASS]
+    """A row a class, a column for each of the best trials; each class's best is bold.
+
+    The last column is the recall of the first trial's proposals, where it was measured: more objects cannot be found.
+    """
+    names = [*class_names(order), "mean"]
+    with_bound = metric != BOUND and any(order[0].metric(f"{BOUND}/{name}") is not None for name in names)
+    shown = order[: MAX_TRIALS_PER_CLASS - with_bound]
     table = Table(caption_justify="left")
     table.add_column("class")
     for entry in shown:
-        assert entry.trial is not None
-        table.add_column(f"trial {entry.trial.number}", justify="right")
-    for name in [*class_names(order), "mean"]:
+        table.add_column(f"trial {_number(entry)}", justify="right")
+    if with_bound:
+        table.add_column("proposals", justify="right", style="dim")
+    for name in names:
         values = [entry.metric(f"{metric}/{name}") for entry in shown]
         best = max((value for value in values if value is not None), default=None)
         cells = [Text(_figure(value), style="bold" if value is not None and value == best else "") for value in values]
-        table.add_row(Text(name), *cells, end_section=False)
-    if len(order) > len(shown):
-        table.caption = f"the best {len(shown)} of {len(order)} trials; all {where}"
+        bound = [Text(_figure(order[0].metric(f"{BOUND}/{name}")))] if with_bound else []
+        table.add_row(Text(name), *cells, *bound)
+    notes = [f"the best {len(shown)} of {len(order)} trials; all {where}"] if len(order) > len(shown) else []
+    if with_bound:
+        notes.append(f"proposals: {BOUND} of trial {_number(order[0])}, the share of objects that one of them fits")
+    table.caption = "\n".join(notes) or None
     return table
+
+
+def _number(entry: Entry) -> int:
+    assert entry.trial is not None
+    return entry.trial.number
 
 
 def _title(spec: SweepSpec, what: str) -> Text:

@@ -173,6 +173,24 @@ class TestPerClass:
             ["mean", "0.5000", "0.5000"],
         ]
 
+    def test_the_recall_of_the_proposals_stands_beside(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
+        spec = load(GRID % "0.1, 0.2")
+        recall = {"proposal_recall50/cat": 0.875, "proposal_recall50/dog": None, "proposal_recall50/mean": 0.875}
+        found = {"ap50_11pt/cat": 0.5, "ap50_11pt/dog": None, "ap50_11pt/mean": 0.5}
+        both = entries(spec, [result(found | recall), result(found)])
+        text = printed(per_class_table(both, metric="ap50_11pt", where="in x.csv"))
+        assert cells(text) == [
+            ["cat", "0.5000", "0.5000", "0.8750"],
+            ["dog", "-", "-", "-"],
+            ["mean", "0.5000", "0.5000", "0.8750"],
+        ]
+        assert "proposals: proposal_recall50 of trial 0" in text
+        for without in (
+            per_class_table(both[1:], metric="ap50_11pt", where=""),
+            per_class_table(both, metric="proposal_recall50", where=""),
+        ):
+            assert "proposals:" not in printed(without)
+
     def test_the_best_of_a_class_is_bold(self, load: Load, entries: Callable[..., list[Entry]]) -> None:
         spec = load(GRID % "0.1, 0.2")
         first = {"ap50_11pt/cat": 0.5, "ap50_11pt/mean": 0.25}
