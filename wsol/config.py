@@ -320,7 +320,7 @@ class EvaluateConfig(_Section):
     """A detection is dropped when it overlaps a better one of its class by more than this."""
     score_threshold: Annotated[float, Field(ge=0.0)] = 1e-4
     """Detections below it are dropped. Region scores sum to at most 1 over an image: keep it tiny."""
-    box_threshold: OpenFraction = 0.2
+    box_threshold: OpenFraction = 0.5
     """localizer: boxes are drawn around where a score map, scaled to [0, 1], is at least this."""
     box_components: Literal["largest", "all"] = "largest"
     """localizer: one box around the largest connected component, or one around each."""

