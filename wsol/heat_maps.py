@@ -66,7 +66,7 @@ def on_box_grid(heat_map: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(single, (BOX_GRID, BOX_GRID), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def min_max_scaled(values: NDArray[np.float32]) -> NDArray[np.float64]:
+def min_max_scaled(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Scales a map to [0, 1], its lowest value to 0 and its highest to 1. A constant map becomes 1 everywhere.
 
     In float64, so that neither the range nor a comparison with a threshold overflows or rounds a value to its

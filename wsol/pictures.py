@@ -23,8 +23,9 @@ from wsol.boxes import Detections, GroundTruth, iou
 from wsol.data.images import read_image
 from wsol.data.voc import EvaluationSplit
 from wsol.detections import SplitDetections
+from wsol.heat_maps import min_max_scaled
 from wsol.seeding import generator
-from wsol.visualize import LabelledBox, Panel, RgbImage, min_max_scaled, side_by_side
+from wsol.visualize import LabelledBox, Panel, RgbImage, side_by_side
 
 DRAWN_PER_CLASS = 5
 """Of each class in question so many of the best detections are drawn, and as many of the best of any class."""
@@ -228,7 +229,9 @@ def _heat_map(found: SplitDetections, index: int) -> tuple[str, NDArray[np.float
         return "detections", None
     labels = found.heat_maps.labels[rows]
     best = int(found.class_scores[index, labels].argmax())
-    return f"detections, map of {found.classes[labels[best]]}", min_max_scaled(found.heat_maps.maps[rows[best]])
+    return f"detections, map of {found.classes[labels[best]]}", min_max_scaled(found.heat_maps.maps[rows[best]]).astype(
+        np.float32
+    )
 
 
 def _remove(folder: Path) -> None:

@@ -27,7 +27,8 @@ from wsol.evaluation import (
     eval_mode,
     score_images,
 )
-from wsol.visualize import min_max_scaled, region_heat_map
+from wsol.heat_maps import min_max_scaled
+from wsol.visualize import region_heat_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +143,7 @@ def _best_first(detections: Detections) -> Detections:
 def _heat_map(scores: ImageScores, label: int) -> NDArray[np.float32]:
     """A score map scaled to [0, 1]; without one, the region scores painted over their boxes."""
     if scores.heat_maps is not None:
-        return min_max_scaled(scores.heat_maps[label].cpu().numpy())
+        return min_max_scaled(scores.heat_maps[label].cpu().numpy()).astype(np.float32)
     return region_heat_map(
         scores.boxes.cpu().numpy(),
         scores.box_scores[:, label].cpu().numpy(),

@@ -122,20 +122,6 @@ def overlay_heat_map(image: RgbImage, heat_map: NDArray[np.floating]) -> RgbImag
     return blended
 
 
-def min_max_scaled(heat_map: NDArray[np.floating]) -> NDArray[np.float32]:
-    """A map scaled so that its lowest value is 0 and its highest 1; all 0 where it is constant.
-
-    What is not finite counts as the lowest value that is.
-    """
-    values = np.asarray(heat_map, dtype=np.float64)
-    finite = values[np.isfinite(values)]
-    if finite.size == 0 or finite.min() == finite.max():
-        return np.zeros(values.shape, dtype=np.float32)
-    lowest, highest = finite.min(), finite.max()
-    scaled: NDArray[np.float64] = (np.where(np.isfinite(values), values, lowest) - lowest) / (highest - lowest)
-    return scaled.astype(np.float32)
-
-
 def region_heat_map(
     boxes: NDArray[np.floating], scores: NDArray[np.floating], *, width: int, height: int, cells: int = 128
 ) -> NDArray[np.float32]:

@@ -150,6 +150,8 @@ class TestScaling:
     def test_the_range_does_not_overflow(self) -> None:
         largest = np.finfo(np.float32).max
         assert min_max_scaled(np.array([[-largest, largest, 0.0]], np.float32)).tolist() == [[0.0, 1.0, 0.5]]
+        half = np.array([[-60000.0, 60000.0]], np.float16)
+        assert min_max_scaled(half).tolist() == [[0.0, 1.0]]
 
     def test_a_tiny_range_is_a_range(self) -> None:
         values = np.array([[1.0, np.nextafter(np.float32(1), np.float32(2))]], np.float32)

@@ -17,8 +17,8 @@ from wsol.config import ExperimentConfig
 from wsol.data import digits
 from wsol.data.images import DataError, ImageRecord
 from wsol.evaluation import detect
+from wsol.heat_maps import min_max_scaled
 from wsol.prediction import FoundInImage, load_model, predict_images
-from wsol.visualize import min_max_scaled
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,6 @@ from wsol.visualize import (
     Panel,
     class_color,
     draw_boxes,
-    min_max_scaled,
     overlay_heat_map,
     panel_size,
     region_heat_map,
@@ -145,16 +144,6 @@ class TestHeatMaps:
 
     def test_an_image_of_one_pixel(self) -> None:
         assert overlay_heat_map(plain(1, 1), np.random.default_rng(0).random((64, 64))).shape == (1, 1, 3)
-
-    def test_scaling(self) -> None:
-        assert min_max_scaled(np.array([[2.0, 4.0], [3.0, -np.inf]])).tolist() == [[0.0, 1.0], [0.5, 0.0]]
-
-    @pytest.mark.parametrize("value", [0.0, 7.5, np.nan, -np.inf])
-    def test_a_map_without_differences_is_cold(self, value: float) -> None:
-        assert min_max_scaled(np.full((2, 3), value)).tolist() == [[0.0] * 3] * 2
-
-    def test_a_map_of_half_precision_does_not_overflow(self) -> None:
-        assert min_max_scaled(np.array([[-60000.0, 60000.0]], dtype=np.float16)).tolist() == [[0.0, 1.0]]
 
 
 def painted_cell_by_cell(

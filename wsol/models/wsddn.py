@@ -169,7 +169,7 @@ class Wsddn(nn.Module):
             if len(regions.boxes) > 0
         ]
         if not per_image:
-            return {"image": self._no_loss(batch)}
+            return {"image": self._no_loss()}
         return {name: torch.stack([losses[name] for losses in per_image]).mean() for name in per_image[0]}
 
     def predict(self, batch: ImageBatch) -> list[ImagePrediction]:
@@ -195,7 +195,7 @@ class Wsddn(nn.Module):
             losses |= {f"refinement_{index}": loss for index, loss in enumerate(refined, start=1)}
         return losses
 
-    def _no_loss(self, batch: ImageBatch) -> Tensor:
+    def _no_loss(self) -> Tensor:
         """0, whose gradients are zeros."""
         return torch.stack([parameter.sum() * 0.0 for parameter in self.parameters() if parameter.requires_grad]).sum()
 

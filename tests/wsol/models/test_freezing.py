@@ -30,17 +30,8 @@ def build(
     weights: str = "none",
     freeze: Literal["none", "all"] | int = "none",
     batchnorm: bool | None = None,
-    stride: int | None = None,
-    pad_square: bool = False,
 ) -> Backbone:
-    return build_backbone(
-        name=name,
-        weights=weights,
-        freeze=freeze,
-        freeze_batchnorm=batchnorm,
-        stride=stride,
-        pad_square=pad_square,
-    )
+    return build_backbone(name=name, weights=weights, freeze=freeze, freeze_batchnorm=batchnorm)
 
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "timm/test_resnet"])
