@@ -6,11 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 USAGE = """\
 python runner.py SPEC.yaml [options]           run a sweep, or what is left of it
        python runner.py evaluate SPEC.yaml [options]  measure its finished trials again, by other metrics too
        python runner.py predict SPEC.yaml IMAGE...    show what its best trial finds in images
+       python runner.py schema                        print the JSON schema of specs, for editors
        python runner.py data voc2007 --root DIR       download PASCAL VOC 2007"""
 
 EPILOG = """\
@@ -22,11 +24,19 @@ exit status: 0 every trial is complete, 1 a trial failed, 2 the spec or the comm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status."""
+    """Runs one command and returns its exit status. A fault of the user's input is a message, never a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    command = {"data": _data, "evaluate": _evaluate, "predict": _predict}.get(given[0] if given else "", _sweep)
+    commands = {"data": _data, "evaluate": _evaluate, "predict": _predict, "schema": _schema}
+    name = given.pop(0) if given and given[0] in commands else ""
     try:
-        return command(given)
+        command = commands.get(name, _sweep)(given)
+        from experiments.errors import UserError
+
+        try:
+            return command()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -35,65 +45,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _sweep(given: list[str]) -> int:
-    options = _sweep_parser().parse_args(given)
+def _sweep(given: list[str]) -> Callable[[], int]:
+    fields = _fields(_sweep_parser(), given)
     from experiments.sweep import Options, run
 
-    return _or_message(
-        lambda: run(
-            options.spec,
-            Options(
-                results=options.results,
-                dry_run=options.dry_run,
-                retry_failed=options.retry_failed,
-                gpus=options.gpus,
-                cpu_slots=options.cpu_slots,
-            ),
-        )
-    )
+    return lambda: run(fields.pop("spec"), Options(**fields))
 
 
-def _data(given: list[str]) -> int:
-    options = _data_parser().parse_args(given[1:])
+def _data(given: list[str]) -> Callable[[], int]:
+    fields = _fields(_data_parser(), given)
     from experiments.download import download_voc2007
 
-    return _or_message(lambda: download_voc2007(options.root))
+    return lambda: download_voc2007(fields["root"])
 
 
-def _evaluate(given: list[str]) -> int:
-    options = _evaluate_parser().parse_args(given[1:])
+def _evaluate(given: list[str]) -> Callable[[], int]:
+    fields = _fields(_evaluate_parser(), given)
     from experiments.evaluate import EvaluateOptions, evaluate
 
-    return _or_message(
-        lambda: evaluate(
-            options.spec,
-            EvaluateOptions(results=options.results, metrics=tuple(options.metric), csv=options.csv),
-        )
-    )
+    return lambda: evaluate(fields.pop("spec"), EvaluateOptions(**fields))
 
 
-def _predict(given: list[str]) -> int:
-    options = _predict_parser().parse_args(given[1:])
+def _predict(given: list[str]) -> Callable[[], int]:
+    fields = _fields(_predict_parser(), given)
     from experiments.predict import Options, predict
 
-    return _or_message(
-        lambda: predict(
-            options.spec,
-            options.images,
-            Options(results=options.results, trial=options.trial, out=options.out, top=options.top),
-        )
-    )
+    return lambda: predict(fields.pop("spec"), fields.pop("images"), Options(**fields))
 
 
-def _or_message(run: Callable[[], int]) -> int:
-    """A fault of the user's input is one message and exit status 2, never a traceback."""
-    from experiments.errors import UserError
+def _schema(given: list[str]) -> Callable[[], int]:
+    argparse.ArgumentParser(prog="runner.py schema", description="Prints the JSON schema of specs.").parse_args(given)
+    from experiments.schema import schema_text
 
-    try:
-        return run()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return lambda: print(schema_text(), end="") or 0
+
+
+def _fields(parser: argparse.ArgumentParser, given: list[str]) -> dict[str, Any]:
+    """The options by the names of the fields that take them; what may be repeated as a tuple."""
+    options = vars(parser.parse_args(given))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def _sweep_parser() -> argparse.ArgumentParser:
@@ -106,18 +96,37 @@ def _sweep_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC.yaml", help="what to sweep; see docs/sweep-spec.md")
+    _add_spec(parser, "what to sweep; see docs/sweep-spec.md")
     parser.add_argument(
         "--dry-run", action="store_true", help="show the trials and what is done already; start nothing"
     )
     parser.add_argument("--retry-failed", action="store_true", help="run failed trials again, each from its checkpoint")
+    parser.add_argument(
+        "--continue-pruned", action="store_true", help="run pruned trials to their end, each from its checkpoint"
+    )
+    parser.add_argument(
+        "--no-reuse", dest="reuse", action="store_false", help="run trials that other sweeps have finished, too"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", metavar="0,2", help="the GPUs to use, one trial each (default: all that are visible)")
     where.add_argument("--cpu-slots", type=_positive, metavar="N", help="train on the CPU, N trials at a time")
+    return parser
+
+
+def _add_spec(parser: argparse.ArgumentParser, text: str) -> None:
+    """The arguments of every command that takes a spec."""
+    parser.add_argument("spec", type=Path, metavar="SPEC.yaml", help=text)
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of the spec (seeds=[0,1]) or of what all trials share (train.epochs=3); may be repeated",
+    )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all sweeps (default: results)"
     )
-    return parser
 
 
 def _data_parser() -> argparse.ArgumentParser:
@@ -136,16 +145,14 @@ def _evaluate_parser() -> argparse.ArgumentParser:
         "the command line is wrong",
         allow_abbrev=False,
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC.yaml", help="the sweep")
+    _add_spec(parser, "the sweep")
     parser.add_argument(
         "--metric",
+        dest="metrics",
         action="append",
         default=[],
         metavar="NAME",
         help="such as ap30_area, see docs/protocol.md; may be repeated, the first one ranks (default: the objective's)",
-    )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all sweeps (default: results)"
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every trial, class and metric to this file")
     return parser
@@ -159,14 +166,11 @@ def _predict_parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 done, 2 the spec, the command line, an image or the trial's files are wrong",
         allow_abbrev=False,
     )
-    parser.add_argument("spec", type=Path, metavar="SPEC.yaml", help="the sweep")
+    _add_spec(parser, "the sweep")
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--trial", type=int, metavar="N", help="this trial (default: the best by the objective)")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the pictures (default: predictions in the sweep's folder)"
-    )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all sweeps (default: results)"
     )
     parser.add_argument(
         "--top", type=_positive, default=3, metavar="K", help="heat maps of the K likeliest classes (default: 3)"

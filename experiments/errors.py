@@ -14,9 +14,9 @@ class UserError(Exception):
 
 
 class SpecError(UserError):
-    """A sweep spec says something that cannot be run. `where` is FILE:LINE."""
+    """A sweep spec says something that cannot be run. `where` is FILE:LINE, or the option that says it."""
 
-    def __init__(self, message: str, *, file: Path, line: int | None = None) -> None:
+    def __init__(self, message: str, *, file: Path | str, line: int | None = None) -> None:
         self.where = f"{file}:{line}" if line is not None else str(file)
         super().__init__(f"{self.where}: {message}")
 

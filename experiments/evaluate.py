@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 from experiments.errors import UserError, shown
-from experiments.report.leaderboard import Entry, ranked, write_per_class
+from experiments.report.entries import Entry, entries
+from experiments.report.leaderboard import ranked, write_per_class
 from experiments.report.terminal import print_measured
 from experiments.spec import SweepSpec, load_spec
 from experiments.store import SweepStore
-from experiments.sweep import entries
 from experiments.trial import TrialState
 from wsol.data.images import DataError
 from wsol.data.prepare import data_root
@@ -34,11 +34,13 @@ class EvaluateOptions:
     """The command line of `evaluate`.
 
     Attributes:
+        settings: `KEY=VALUE` each, over the spec.
         metrics: names, the one to rank by first; none: the objective's.
         csv: takes every value of every class; None: no file.
     """
 
     results: Path = Path("results")
+    settings: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     csv: Path | None = None
 
@@ -52,7 +54,7 @@ def evaluate(file: Path, options: EvaluateOptions) -> int:
     Raises:
         UserError: for a fault in the spec or the command line, and for annotations that cannot be read.
     """
-    spec = load_spec(file)
+    spec = load_spec(file, options.settings)
     metrics = _metrics(spec, options.metrics)
     store = SweepStore(options.results / spec.name)
     console = Console(soft_wrap=not sys.stdout.isatty())
@@ -78,7 +80,7 @@ def _metrics(spec: SweepSpec, given: Sequence[str]) -> list[str]:
     Raises:
         UserError: for a name that is no metric's, or one that no trial of the spec can be measured by.
     """
-    tasks = dict.fromkeys(plan.config.task for plan in spec.plans)
+    tasks = dict.fromkeys(plan.config.task for plan in spec.corners)
     for name in given:
         try:
             metric = parse_metric(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from experiments.trial import TrialPlan
 from wsol.config import DIGITS_ROOT
 from wsol.data.digits import CLASSES, SPLITS
 from wsol.data.images import DataError
+from wsol.data.mends import Mends
 from wsol.data.voc import VOC_CLASSES, check_layout
+from wsol.data.voc_layout import VocFolder
 
 
 def check_inputs(spec: SweepSpec) -> None:
@@ -21,19 +23,59 @@ def check_inputs(spec: SweepSpec) -> None:
     Raises:
         SpecError: at the line of the key that names what is missing.
     """
-    _each(spec, "data.root", lambda plan: plan.config.data.root, _root)
-    _each(spec, "data.train", lambda plan: (plan.config.data.root, plan.config.data.train), _training_split)
-    _each(spec, "data.eval", lambda plan: (plan.config.data.root, plan.config.data.eval), _evaluation_split)
-    _each(spec, "model.weights", lambda plan: plan.config.model.weights, _weights)
-    _each(spec, "proposals.file", lambda plan: plan.config.proposals.file, _proposals)
-    for plan in spec.plans:
-        _check_objective_class(spec, _known_classes(plan))
+    final = [spec.final_plans(plan)[0] for plan in _one_a_root(spec.corners)] if spec.final is not None else []
+    plans = [*spec.corners, *final]
+    _each(spec, plans, "data.root", lambda plan: plan.config.data.root, _root)
+    _each(spec, plans, "data.train", lambda plan: (plan.config.data.root, plan.config.data.train), _training_split)
+    _each(spec, plans, "data.eval", lambda plan: (plan.config.data.root, plan.config.data.eval), _evaluation_split)
+    _each(spec, plans, "model.weights", lambda plan: plan.config.model.weights, _weights)
+    _each(spec, plans, "proposals.file", lambda plan: plan.config.proposals.file, _proposals)
+    _check_final_is_unseen(spec)
+    for classes in dict.fromkeys(tuple(_known_classes(plan)) for plan in spec.corners):
+        _check_objective_class(spec, classes)
 
 
-def _each(spec: SweepSpec, key: str, what: Callable[[TrialPlan], Any], check: Callable[[Any], None]) -> None:
+def _one_a_root(plans: Iterable[TrialPlan]) -> list[TrialPlan]:
+    return list({plan.config.data.root: plan for plan in plans}.values())
+
+
+def _check_final_is_unseen(spec: SweepSpec) -> None:
+    """No image of the final stage's eval split may be in another split that the sweep uses.
+
+    The splits of the generated data set share none.
+    """
+    if spec.final is None:
+        return
+    seen = dict.fromkeys(
+        (data.root, split)
+        for data in (plan.config.data for plan in spec.corners)
+        for split in (data.train, data.eval, spec.final.train)
+        if data.root != DIGITS_ROOT
+    )
+    for root, split in seen:
+        unseen = _image_ids(root, spec.final.eval)
+        if shared := sorted(unseen & _image_ids(root, split)):
+            raise spec.source.error(
+                f"got {spec.final.eval!r} for final.eval, which shares {len(shared)} of its {len(unseen)} images with"
+                f" split {split!r} (such as {shared[0]}); expected a split that nothing else uses",
+                ("final", "eval"),
+            )
+
+
+def _image_ids(root: str, split: str) -> set[str]:
+    return set(VocFolder(Path(root)).ids(split, Mends(root=Path(root), split=split)))
+
+
+def _each(
+    spec: SweepSpec,
+    plans: Iterable[TrialPlan],
+    key: str,
+    what: Callable[[TrialPlan], Any],
+    check: Callable[[Any], None],
+) -> None:
     """Runs `check` on every distinct value; a fault becomes a SpecError at the line that gave the value first."""
     first: dict[Any, TrialPlan] = {}
-    for plan in spec.plans:
+    for plan in plans:
         first.setdefault(what(plan), plan)
     for value, plan in first.items():
         try:

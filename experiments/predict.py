@@ -25,10 +25,10 @@ from experiments.errors import UserError
 from experiments.executors.base import AttemptError
 from experiments.executors.local import end_session, warm_context
 from experiments.failures import FailureKind
+from experiments.report.entries import entries
 from experiments.report.leaderboard import ranked
 from experiments.spec import SweepSpec, load_spec
 from experiments.store import StoredTrial, SweepStore, read_config
-from experiments.sweep import entries
 from experiments.trial import TrialState
 from wsol.config import ExperimentConfig
 from wsol.data.images import DataError, ImageRecord, image_size
@@ -39,12 +39,14 @@ class Options:
     """The command line of a prediction.
 
     Attributes:
+        settings: `KEY=VALUE` each, over the spec.
         trial: its number; None: the best complete one by the sweep's objective.
         out: folder of the pictures; None: `predictions` in the sweep's folder.
         top: a heat map is drawn for so many classes an image.
     """
 
     results: Path = Path("results")
+    settings: tuple[str, ...] = ()
     trial: int | None = None
     out: Path | None = None
     top: int = 3
@@ -61,7 +63,7 @@ def predict(file: Path, images: Sequence[Path], options: Options) -> int:
         RuntimeError: where the process broke in another way.
     """
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")  # to stderr
-    spec = load_spec(file)
+    spec = load_spec(file, options.settings)
     store = SweepStore(options.results / spec.name)
     trial = _best_trial(spec, store) if options.trial is None else _numbered_trial(store, options.trial)
     request = worker.PredictionRequest(

@@ -1,7 +1,7 @@
-"""The event loop: place, launch, observe, tell. The study's only writer.
+"""The event loop: place, launch, observe, prune, tell. The study's only writer.
 
-A trial's life: WAITING (in the spec, no folder) -> RUNNING (folder, attempts) -> COMPLETE or FAIL (result.json).
-`result.json` is written before the study is told; `_reconcile` repeats the telling where a crash came between.
+A trial's life: WAITING (in the spec, no folder) -> RUNNING (folder, attempts) -> COMPLETE, PRUNED or FAIL
+(result.json).
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from experiments.agenda import Agenda
 from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Executor
 from experiments.failures import FailureKind, classify, describe, may_retry
+from experiments.ledger import Ledger
 from experiments.placement import Slot
 from experiments.spec import SweepSpec
-from experiments.store import StoredTrial, SweepStore, TrialResult, read_metrics, read_result, trained_s, write_result
-from experiments.study import Study, StudyTrial
+from experiments.store import StoredTrial, TrialResult, read_result
 from experiments.trial import TrialPlan, TrialState
-from experiments.view import Best, Counts, View
+from experiments.view import Counts, View
 
 WAIT_S = 0.5
 """Longest wait for an event, so that a signal is noticed soon."""
@@ -40,74 +41,66 @@ class _Live:
 class Scheduler:
     """Runs every trial of a spec that is not finished."""
 
-    def __init__(
-        self, *, spec: SweepSpec, store: SweepStore, study: Study, executor: Executor, view: View, retry_failed: bool
-    ) -> None:
-        self._spec, self._store, self._study = spec, store, study
+    def __init__(self, *, spec: SweepSpec, ledger: Ledger, executor: Executor, view: View) -> None:
+        self._spec, self._ledger = spec, ledger
         self._executor, self._view = executor, view
-        self._retry_failed = retry_failed
+        self._agenda = Agenda(spec, ledger)
         self._free: deque[Slot] = deque(executor.slots)
-        self._waiting: deque[TrialPlan] = deque()
         self._live: dict[int, _Live] = {}
         self._slot_of: dict[int, Slot] = {}
-        self._again: deque[_Live] = deque()
-        self._trials: dict[str, StoredTrial] = {}
-        self._attempts: dict[int, int] = {}
-        self._next_number = 0
-        self._results: dict[str, TrialResult] = {}
+        self._retries: deque[_Live] = deque()
+        self._pruned: dict[str, str] = {}
+        """Configurations that are pruned, with the reason."""
         self._stop_asked = False
         self._kill_asked = False
         self._stopping: set[int] = set()
+        self._recall_pruned()
 
     @property
     def was_stopped(self) -> bool:
         """Whether `stop` ended the run before its time."""
         return self._stop_asked
 
-    def reconcile(self) -> None:
-        """Brings folders and study to one state, and finds out what is left to run."""
-        known = self._study.trials()
-        self._attempts = {number: trial.attempts for number, trial in known.items()}
-        stored = self._store.trials()
-        self._trials = {trial.signature: trial for trial in stored}
-        self._next_number = 1 + max((number for number in [*known, *(t.number for t in stored)]), default=-1)
-        for plan in self._spec.plans:
-            trial = self._trials.get(plan.signature)
-            if trial is not None:
-                self._reconcile_trial(plan, trial, known.get(trial.number))
-        self._waiting = deque(plan for plan in self._spec.plans if plan.signature not in self._results)
-
-    def _reconcile_trial(self, plan: TrialPlan, trial: StoredTrial, in_study: StudyTrial | None) -> None:
-        """The folder is the truth. A trial that the study lacks is added; one that must run again is reopened."""
-        result = read_result(trial)
-        if result is not None and result.state is TrialState.FAIL and self._retry_failed:
-            trial.paths.result.unlink()
-            result = None
-        state = in_study.state if in_study is not None else None
-        if state is None or (state.is_finished and result is None):
-            self._study.start(trial.number, plan, attempts=self._attempts.setdefault(trial.number, 0))
-            state = TrialState.RUNNING
-        if result is not None:
-            self._results[plan.signature] = result
-            if not state.is_finished:
-                self._tell(trial, result)
+    @property
+    def total(self) -> int:
+        """Trials of the sweep, those included that are not chosen yet."""
+        return self._agenda.total
 
     def plans_to_run(self) -> list[TrialPlan]:
-        """What is left, after `reconcile`."""
-        return list(self._waiting)
+        """What is left; for what is yet to be sampled, trials that stand for all of it."""
+        return self._agenda.to_prepare()
 
     def run(self) -> None:
-        """Runs until nothing is left or `stop` was called."""
-        self._view.start(name=self._spec.name, counts=self._counts(), reused=len(self._results))
+        """Runs the search until nothing of it is left or `stop` was called."""
+        finished = len(self._ledger.known.results)
+        self._view.start(name=self._spec.name, counts=self._counts(), reused=finished)
+        if self._ledger.adopted:
+            self._view.message(f"{self._ledger.adopted} of them were found in other sweeps")
         self._show_progress()
-        while self._slot_of or ((self._waiting or self._again) and not self._stop_asked):
-            self._fill_slots()
-            self._pass_on_stop()
-            for event in self._executor.wait(WAIT_S):
-                if isinstance(event, EpochDone):
-                    self._view.epoch(event.number, self._live[event.number].plan, event.row)
-                else:
-                    self._attempt_ended(event)
+        self._loop()
+        for line in self._agenda.exhausted():
+            self._view.message(line)
+
+    def enter_final_stage(self) -> list[TrialPlan]:
+        """Once the search is over, the trials of the final stage that are left; `run_final_stage` runs them."""
+        if self._spec.final is None or self._stop_asked:
+            return []
+        if reason := self._agenda.begin_final_stage():
+            self._view.message(f"no final stage yet: {reason}")
+            return []
+        if others := self._agenda.earlier_final_trials():
+            numbers = ", ".join(str(trial.number) for trial in others)
+            self._view.message(
+                f"warning: split {self._spec.final.eval} was measured on before, for another configuration (trials"
+                f" {numbers}): it is no longer unseen"
+            )
+        self._show_progress()
+        return self._agenda.waiting
+
+    def run_final_stage(self) -> None:
+        """Runs what `enter_final_stage` found."""
+        self._view.message(f"final stage: the best configuration trains on {len(self._agenda.waiting)} fresh seeds")
+        self._loop()
 
     def stop(self) -> None:
         """Asks running trials to save and stop; nothing new starts. Safe in a signal handler, as it only notes it."""
@@ -116,6 +109,23 @@ class Scheduler:
     def kill(self) -> None:
         """Ends running trials now; their checkpoints are what is kept. Safe in a signal handler."""
         self._stop_asked = self._kill_asked = True
+
+    def results(self) -> dict[str, TrialResult]:
+        """The finished trials of the spec, by signature."""
+        return dict(self._ledger.known.results)
+
+    def _loop(self) -> None:
+        """Runs until nothing runs and nothing is left to start."""
+        while True:
+            self._fill_slots()
+            self._pass_on_stop()
+            if not self._slot_of:
+                return
+            for event in self._executor.wait(WAIT_S):
+                if isinstance(event, EpochDone):
+                    self._epoch_done(event)
+                else:
+                    self._attempt_ended(event)
 
     def _pass_on_stop(self) -> None:
         """Tells the executor what `stop` and `kill` noted. A handler may not: it can come in the midst of a launch."""
@@ -128,29 +138,29 @@ class Scheduler:
             for number in self._stopping:
                 self._executor.stop(number)
 
-    def results(self) -> dict[str, TrialResult]:
-        """The finished trials of the spec, by signature."""
-        return dict(self._results)
-
     def _fill_slots(self) -> None:
-        while self._free and not self._stop_asked and (self._waiting or self._again):
-            live = self._again.popleft() if self._again else self._take_up(self._waiting.popleft())
+        while self._free and not self._stop_asked and (live := self._next_live()) is not None:
             self._launch(live, self._free.popleft())
 
-    def _take_up(self, plan: TrialPlan) -> _Live:
-        """A waiting trial gets a folder and a place in the study, unless an earlier run gave it both."""
-        trial = self._trials.get(plan.signature)
-        if trial is None:
-            number, self._next_number = self._next_number, self._next_number + 1
-            trial = self._store.create_trial(number, plan.signature, plan.config.model_dump(mode="json"))
-            self._trials[plan.signature] = trial
-            self._study.start(number, plan)
-        return _Live(plan=plan, trial=trial, attempts_before=self._attempts.get(trial.number, 0))
+    def _next_live(self) -> _Live | None:
+        """The next trial to launch. One whose configuration was pruned meanwhile ends here, before it begins."""
+        while True:
+            live = self._retries.popleft() if self._retries else self._begun()
+            if live is None or not self._is_pruned(live.plan):
+                return live
+            self._finish_pruned(live)
+
+    def _begun(self) -> _Live | None:
+        plan = self._agenda.next_plan()
+        if plan is None:
+            return None
+        trial = self._ledger.take_up(plan)
+        return _Live(plan=plan, trial=trial, attempts_before=self._ledger.attempts(trial))
 
     def _launch(self, live: _Live, slot: Slot) -> None:
         live.attempts_now += 1
         number = live.trial.number
-        self._study.record_attempt(number, live.attempts)
+        self._ledger.record_attempt(live.trial, live.attempts)
         self._live[number], self._slot_of[number] = live, slot
         self._view.launched(number, live.plan, slot, live.attempts)
         self._executor.launch(
@@ -164,80 +174,92 @@ class Scheduler:
             )
         )
 
+    def _epoch_done(self, event: EpochDone) -> None:
+        plan = self._live[event.number].plan
+        self._ledger.known.report(plan.signature, event.row)
+        self._view.epoch(event.number, plan, event.row)
+        if (reason := self._stop_reason(plan)) is not None:
+            self._pruned[plan.configuration] = reason
+            for number, live in self._live.items():
+                if live.plan.configuration == plan.configuration and self._is_pruned(live.plan):
+                    self._executor.stop(number)
+
+    def _stop_reason(self, plan: TrialPlan) -> str | None:
+        """Why the pruner stops a trial's configuration after what the trial reported last; None where it does not."""
+        epoch = self._ledger.known.last_epoch(plan.signature)
+        if self._spec.pruner is None or epoch is None or epoch >= plan.config.train.epochs:
+            return None
+        if plan.configuration in self._pruned or not self._ledger.may_be_pruned(plan):
+            return None
+        return self._ledger.known.stop_reason(self._spec.pruner, plan, epoch, self._agenda.configurations)
+
+    def _is_pruned(self, plan: TrialPlan) -> bool:
+        return plan.configuration in self._pruned and self._ledger.may_be_pruned(plan)
+
+    def _recall_pruned(self) -> None:
+        """What was pruned before, and what should have been when a crash came between.
+
+        What was reported then gives the same decisions again.
+        """
+        for plan in self._agenda.plans.values():
+            result = self._ledger.known.results.get(plan.signature)
+            if result is not None and result.state is TrialState.PRUNED:
+                self._pruned.setdefault(plan.configuration, result.stop_reason)
+        for plan in self._agenda.waiting:
+            if (reason := self._stop_reason(plan)) is not None:
+                self._pruned[plan.configuration] = reason
+
+    def _finish_pruned(self, live: _Live) -> None:
+        reason = self._pruned[live.plan.configuration]
+        self._ledger.finish(live.plan, TrialState.PRUNED, reason, attempts=live.attempts)
+        self._view.ended(live.trial.number, live.plan, f"pruned: {reason}", failed=False)
+
     def _attempt_ended(self, ended: AttemptEnded) -> None:
         """What an attempt left decides: a result ends the trial; without one the kind of failure does."""
         live = self._live.pop(ended.number)
         self._free.append(self._slot_of.pop(ended.number))
         result = read_result(live.trial)
-        if result is None:
-            result = self._after_failure(live, ended)
         if result is not None:
-            self._results[live.plan.signature] = result
-            self._tell(live.trial, result)
-            if result.state is TrialState.COMPLETE:
-                self._view.ended(ended.number, live.plan, self._complete_text(result), failed=False)
+            self._complete(live, result)
+        elif self._is_pruned(live.plan):
+            self._finish_pruned(live)
+        else:
+            self._after_failure(live, ended)
         self._show_progress()
 
-    def _after_failure(self, live: _Live, ended: AttemptEnded) -> TrialResult | None:
-        """None where the trial goes on: now as another attempt, or with the next run of the command."""
+    def _complete(self, live: _Live, result: TrialResult) -> None:
+        self._ledger.note(live.plan, result)
+        value = result.metrics.get(self._spec.objective.metric)
+        shown = "undefined" if value is None else f"{value:.4f}"
+        text = (
+            f"complete: {self._spec.objective.metric} {shown} after {result.epochs} epochs, {result.duration_s:.0f} s"
+        )
+        self._view.ended(live.trial.number, live.plan, text, failed=False)
+
+    def _after_failure(self, live: _Live, ended: AttemptEnded) -> None:
+        """The trial goes on, now as another attempt or with the next run of the command; or it has failed."""
         kind = classify(ended)
         if kind is FailureKind.INTERRUPTED or self._stop_asked:
             self._view.ended(ended.number, live.plan, "stopped; it continues with the same command", failed=False)
-            return None
-        if may_retry(kind, attempts=live.attempts_now, max_attempts=self._spec.retry.max_attempts):
+        elif may_retry(kind, attempts=live.attempts_now, max_attempts=self._spec.retry.max_attempts):
             self._view.ended(ended.number, live.plan, f"starts again: {describe(ended)}", failed=False)
-            self._again.append(live)
-            return None
-        log = live.trial.paths.log
-        self._view.ended(ended.number, live.plan, f"failed ({kind}): {describe(ended)}; see {log}", failed=True)
-        rows = read_metrics(live.trial.paths)
-        result = TrialResult(
-            signature=live.plan.signature,
-            state=TrialState.FAIL,
-            stop_reason=kind,
-            attempts=live.attempts,
-            metrics={},
-            epochs=len(rows),
-            duration_s=trained_s(rows),
-        )
-        write_result(live.trial.paths, result)
-        return result
-
-    def _tell(self, trial: StoredTrial, result: TrialResult) -> None:
-        value = result.metrics.get(self._spec.objective.metric)
-        if result.state is TrialState.COMPLETE and value is None:
-            reason = f"{self._spec.objective.metric} is undefined on this split"
-            self._study.finish(trial.number, state=TrialState.FAIL, value=None, stop_reason=reason)
+            self._retries.append(live)
         else:
-            self._study.finish(trial.number, state=result.state, value=value, stop_reason=result.stop_reason)
-
-    def _complete_text(self, result: TrialResult) -> str:
-        value = result.metrics.get(self._spec.objective.metric)
-        shown = "undefined" if value is None else f"{value:.4f}"
-        return (
-            f"complete: {self._spec.objective.metric} {shown} after {result.epochs} epochs, {result.duration_s:.0f} s"
-        )
+            log = live.trial.paths.log
+            self._view.ended(ended.number, live.plan, f"failed ({kind}): {describe(ended)}; see {log}", failed=True)
+            self._ledger.finish(live.plan, TrialState.FAIL, kind, attempts=live.attempts)
 
     def _show_progress(self) -> None:
-        self._view.progress(self._counts(), self._best())
+        self._view.progress(self._counts(), self._ledger.best)
 
     def _counts(self) -> Counts:
+        results = self._ledger.known.results
         return Counts(
-            total=len(self._spec.plans),
-            finished=len(self._results),
-            failed=sum(result.state is TrialState.FAIL for result in self._results.values()),
+            total=self.total,
+            finished=len(results),
+            failed=sum(result.state is TrialState.FAIL for result in results.values()),
             running=len(self._slot_of),
         )
-
-    def _best(self) -> Best | None:
-        sign = 1 if self._spec.objective.direction == "maximize" else -1
-        plans = {plan.signature: plan for plan in self._spec.plans}
-        candidates = [
-            Best(number=self._trials[signature].number, value=value, plan=plans[signature])
-            for signature, result in self._results.items()
-            if (value := result.metrics.get(self._spec.objective.metric)) is not None
-        ]
-        return max(candidates, key=lambda best: sign * best.value, default=None)
 
 
 def exit_status(results: Mapping[str, TrialResult], *, total: int, stopped: bool) -> int:

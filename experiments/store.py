@@ -13,15 +13,16 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.trial import TrialState
-from wsol.atomic_file import pending_file
+from experiments.trial import Draw, Stage, TrialState
+from wsol.atomic_file import pending_file, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +73,20 @@ class TrialPaths:
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """A trial folder: its number and signature, as config.json has them."""
+    """A trial folder, as its config.json tells of it.
+
+    Attributes:
+        stage: of the sweep.
+        draw: how a sampler came to it, None for a trial of a grid or zip.
+        may_be_pruned: False for a trial that was pruned and then taken up again.
+    """
 
     number: int
     signature: str
     paths: TrialPaths
+    stage: Stage = "search"
+    draw: Draw | None = None
+    may_be_pruned: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,8 @@ class TrialResult:
         metrics: flat name -> value, None where undefined (a class without ground truth).
         epochs: epochs trained.
         duration_s: wall seconds of those epochs, whichever attempt ran them.
+        reused_from: `<sweep>/<trial folder>` that it was taken from; empty where this sweep ran it.
+        config: the resolved config as the attempt's process used it; empty where none got so far.
     """
 
     signature: str
@@ -99,9 +111,12 @@ class TrialResult:
     metrics: Mapping[str, float | None]
     epochs: int
     duration_s: float
+    reused_from: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 _RESULT = TypeAdapter(TrialResult)
+_DRAW = TypeAdapter(Draw)
 
 
 @dataclass(frozen=True)
@@ -149,18 +164,67 @@ class SweepStore:
         """Of a trial that may not exist yet."""
         return TrialPaths(self.folder / "trials" / f"{number:04d}-{signature[:8]}")
 
-    def create_trial(self, number: int, signature: str, config: Mapping[str, Any]) -> StoredTrial:
+    def create_trial(
+        self,
+        number: int,
+        signature: str,
+        config: Mapping[str, Any],
+        *,
+        stage: Stage = "search",
+        draw: Draw | None = None,
+    ) -> StoredTrial:
         """Makes the trial's folder with its config.json."""
-        paths = self.trial_paths(number, signature)
-        paths.folder.mkdir(parents=True, exist_ok=True)
-        write_json(paths.config, {"number": number, "signature": signature, "config": config})
-        return StoredTrial(number=number, signature=signature, paths=paths)
+        trial = StoredTrial(number, signature, self.trial_paths(number, signature), stage, draw)
+        trial.paths.folder.mkdir(parents=True, exist_ok=True)
+        _write_config(trial, config)
+        return trial
+
+    def adopt(self, number: int, found: StoredTrial, *, stage: Stage, draw: Draw | None) -> StoredTrial:
+        """Takes over a finished trial of another sweep, with all its files, under a number of this one.
+
+        The folder appears whole. Files are shared with the other sweep where the file system can: nothing writes into
+        a file of a finished trial.
+        """
+        trial = StoredTrial(number, found.signature, self.trial_paths(number, found.signature), stage, draw)
+        result = read_result(found)
+        assert result is not None, f"{found.paths.folder} is not finished"
+        folder = trial.paths.folder
+        pending = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(pending, ignore_errors=True)  # left by a runner that was killed
+        shutil.copytree(found.paths.folder, pending, copy_function=_link_or_copy)
+        at_pending = replace(trial, paths=TrialPaths(pending))
+        _write_config(at_pending, read_config(found))
+        origin = result.reused_from or f"{found.paths.folder.parent.parent.name}/{found.paths.folder.name}"
+        write_result(at_pending.paths, replace(result, reused_from=origin))
+        os.rename(pending, folder)
+        sync_folder(folder.parent)
+        return trial
+
+    def trial_names(self) -> list[str]:
+        """The names of all trial folders, sorted."""
+        folder = self.folder / "trials"
+        return sorted(name for name in os.listdir(folder) if _TRIAL_FOLDER.match(name)) if folder.is_dir() else []
+
+    def stored_trial(self, name: str) -> StoredTrial | None:
+        """The trial in a folder; None, with a warning, where its config.json cannot be read."""
+        return _stored_trial(self.folder / "trials" / name)
 
     def trials(self) -> list[StoredTrial]:
         """Every trial folder with a readable config.json, by number. Others are named in a warning."""
-        folders = sorted((self.folder / "trials").glob("*-*"))
-        found = [trial for folder in folders if (trial := _stored_trial(folder)) is not None]
+        found = [trial for name in self.trial_names() if (trial := self.stored_trial(name)) is not None]
         return sorted(found, key=lambda trial: trial.number)
+
+
+def sweep_folders(results: Path) -> list[SweepStore]:
+    """The sweeps in a results folder, by name."""
+    return [SweepStore(folder) for folder in sorted(results.glob("*")) if (folder / "trials").is_dir()]
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _stored_trial(folder: Path) -> StoredTrial | None:
@@ -170,10 +234,41 @@ def _stored_trial(folder: Path) -> StoredTrial | None:
     paths = TrialPaths(folder)
     config = _read_json(paths.config)
     signature = config.get("signature") if isinstance(config, dict) else None
-    if not isinstance(signature, str) or signature[:8] != name[2]:
+    if not isinstance(signature, str) or signature[:8] != name[2] or not _is_draw(config.get("draw")):
         log.warning("%s: no readable config.json; the folder is left alone and its trial starts anew", folder)
         return None
-    return StoredTrial(number=int(name[1]), signature=signature, paths=paths)
+    draw = _DRAW.validate_python(config["draw"]) if config.get("draw") else None
+    return StoredTrial(
+        number=int(name[1]),
+        signature=signature,
+        paths=paths,
+        stage="final" if config.get("stage") == "final" else "search",
+        draw=draw,
+        may_be_pruned=config.get("may_be_pruned") is not False,
+    )
+
+
+def _is_draw(value: Any) -> bool:
+    try:
+        return value is None or _DRAW.validate_python(value) is not None
+    except ValidationError:
+        return False
+
+
+def _write_config(trial: StoredTrial, config: Any) -> None:
+    values: dict[str, Any] = {"number": trial.number, "signature": trial.signature, "stage": trial.stage}
+    if trial.draw is not None:
+        values["draw"] = asdict(trial.draw)
+    if not trial.may_be_pruned:
+        values["may_be_pruned"] = False
+    write_json(trial.paths.config, {**values, "config": config})
+
+
+def exempt_from_pruning(trial: StoredTrial) -> StoredTrial:
+    """Notes in the trial's folder that it is not to be pruned any more."""
+    exempt = replace(trial, may_be_pruned=False)
+    _write_config(exempt, read_config(trial))
+    return exempt
 
 
 def read_config(trial: StoredTrial) -> Any:

@@ -1,4 +1,4 @@
-"""The Optuna study: which trials were started and how they ended. The only module that imports optuna.
+"""The Optuna study: which trials were started and how they ended. With sampling.py the only module that imports optuna.
 
 Promises: one process writes (it holds the sweep's lock), so what is read here is what was written.
 The trial folders are the truth about results; the study is what samplers, dashboards and other readers
@@ -19,7 +19,7 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, create_trial
 
 from experiments.errors import UserError
-from experiments.trial import TrialPlan, TrialState
+from experiments.trial import Stage, TrialPlan, TrialState
 
 _NUMBER, _SIGNATURE, _ATTEMPTS, _STOP_REASON = "trial", "signature", "attempts", "stop_reason"
 
@@ -45,16 +45,14 @@ class Study:
             UserError: where the file is no study.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._name, self._direction = name, direction
+        self._studies: dict[Stage, optuna.Study] = {}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._storage = _sqlite(file)
-            self._study = optuna.create_study(
-                storage=self._storage,
-                study_name=name,
-                direction=direction,
-                load_if_exists=True,
-                sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: every trial here comes from the spec
-            )
+            self._open("search")
+            if self._name_of("final") in optuna.get_all_study_names(self._storage):
+                self._open("final")
         except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
             # RuntimeError: the tables are of another version of Optuna
             reason = str(getattr(error, "orig", error)).splitlines()[0].rstrip(" .")
@@ -62,7 +60,7 @@ class Study:
                 f"{file}: cannot be opened as an Optuna study ({reason}); "
                 "move it away to have it rebuilt from the trial folders"
             ) from None
-        self._optuna_number = {_number(trial): trial.number for trial in self._known()}
+        self._optuna_trial = {_number(trial): (stage, trial.number) for stage, trial in self._known()}
 
     def close(self) -> None:
         """Gives the file back."""
@@ -71,11 +69,12 @@ class Study:
 
     def trials(self) -> dict[int, StudyTrial]:
         """Every trial by its number."""
-        return {_number(trial): _study_trial(trial) for trial in self._known()}
+        return {_number(trial): _study_trial(trial) for _, trial in self._known()}
 
     def start(self, number: int, plan: TrialPlan, *, attempts: int = 0) -> None:
-        """Adds a RUNNING trial: a new one, or the reopening of a failed one."""
-        self._study.add_trial(
+        """Adds a RUNNING trial: a new one, or the reopening of a finished one."""
+        study = self._studies.get(plan.stage) or self._open(plan.stage)
+        study.add_trial(
             create_trial(
                 state=optuna.trial.TrialState.RUNNING,
                 user_attrs={
@@ -87,7 +86,7 @@ class Study:
                 },
             )
         )
-        self._optuna_number[number] = self._study.get_trials(deepcopy=False)[-1].number
+        self._optuna_trial[number] = (plan.stage, study.get_trials(deepcopy=False)[-1].number)
 
     def record_attempt(self, number: int, attempts: int) -> None:
         """Notes that another process of the trial starts."""
@@ -97,18 +96,39 @@ class Study:
         """Ends a trial as COMPLETE (with its objective value) or FAIL (with a reason)."""
         if stop_reason:
             self._set_attr(number, _STOP_REASON, stop_reason)
-        self._study.tell(
-            self._optuna_number[number],
+        stage, optuna_number = self._optuna_trial[number]
+        self._studies[stage].tell(
+            optuna_number,
             values=value if state is TrialState.COMPLETE else None,
             state=optuna.trial.TrialState[state.name],
         )
 
-    def _known(self) -> list[FrozenTrial]:
-        return [trial for trial in self._study.get_trials(deepcopy=False) if _NUMBER in trial.user_attrs]
+    def _name_of(self, stage: Stage) -> str:
+        return self._name if stage == "search" else f"{self._name} (final stage)"
+
+    def _open(self, stage: Stage) -> optuna.Study:
+        """The trials of the final stage are a study of their own: their values are of another split."""
+        self._studies[stage] = optuna.create_study(
+            storage=self._storage,
+            study_name=self._name_of(stage),
+            direction=self._direction,
+            load_if_exists=True,
+            sampler=optuna.samplers.RandomSampler(seed=0),  # never asked: see sampling.py
+        )
+        return self._studies[stage]
+
+    def _known(self) -> list[tuple[Stage, FrozenTrial]]:
+        return [
+            (stage, trial)
+            for stage, study in self._studies.items()
+            for trial in study.get_trials(deepcopy=False)
+            if _NUMBER in trial.user_attrs
+        ]
 
     def _set_attr(self, number: int, key: str, value: Any) -> None:
-        study_id = self._study._study_id
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, self._optuna_number[number])
+        stage, optuna_number = self._optuna_trial[number]
+        study_id = self._studies[stage]._study_id
+        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, optuna_number)
         self._storage.set_trial_user_attr(trial_id, key, value)
 
 

@@ -21,10 +21,12 @@ from experiments.dry_run import print_dry_run
 from experiments.input_checks import check_inputs
 from experiments.live_view import LiveView
 from experiments.placement import Slot, cpu_slots, gpu_slots
-from experiments.report.leaderboard import Entry, write_tables
+from experiments.report.entries import entries
+from experiments.report.leaderboard import write_tables
 from experiments.report.terminal import print_report
+from experiments.reuse import Library
 from experiments.spec import SweepSpec, load_spec
-from experiments.store import SweepStore, read_result, write_json, write_text
+from experiments.store import SweepStore, write_json, write_text
 from experiments.view import PlainView, View
 
 if TYPE_CHECKING:
@@ -33,11 +35,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """The command line of a sweep."""
+    """The command line of a sweep.
+
+    Attributes:
+        settings: `KEY=VALUE` each, over the spec.
+        reuse: results of other sweeps in the same folder stand for trials of this one.
+    """
 
     results: Path = Path("results")
+    settings: tuple[str, ...] = ()
     dry_run: bool = False
     retry_failed: bool = False
+    continue_pruned: bool = False
+    reuse: bool = True
     gpus: str | None = None
     cpu_slots: int | None = None
 
@@ -51,36 +61,27 @@ def run(file: Path, options: Options) -> int:
     Raises:
         UserError: before anything is started, for a fault in the spec or the command line.
     """
-    spec = load_spec(file)
+    spec = load_spec(file, options.settings)
     check_inputs(spec)
     store = SweepStore(options.results / spec.name)
     console = Console(soft_wrap=not sys.stdout.isatty())
     _log_to(console)
     slots = _slots(spec, options)
     if options.dry_run:
-        print_dry_run(console, spec, entries(spec, store), folder=str(store.folder))
+        print_dry_run(console, spec, store, slots, library=_library(store, options))
         return 0
-    status = _run(spec, store, slots, console, retry_failed=options.retry_failed)
+    status = _run(spec, store, slots, console, options)
     print_report(console, spec, entries(spec, store))
     console.print(Text(f"results in {store.folder}"))
     return status
 
 
-def entries(spec: SweepSpec, store: SweepStore) -> list[Entry]:
-    """Every trial of the spec with what is on disk of it."""
-    stored = {trial.signature: trial for trial in store.trials()}
-    found = []
-    for plan in spec.plans:
-        trial = stored.get(plan.signature)
-        found.append(Entry(plan=plan, trial=trial, result=read_result(trial) if trial is not None else None))
-    return found
-
-
-def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console, *, retry_failed: bool) -> int:
+def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console, options: Options) -> int:
     """Under the sweep's lock: reconcile, prepare, run, write the tables."""
     # what only a real run needs, and a dry run must not wait for
     from experiments.environment import environment
     from experiments.executors.local import LocalExecutor
+    from experiments.ledger import Ledger
     from experiments.lock import sweep_lock
     from experiments.prepare import prepare
     from experiments.scheduler import Scheduler, exit_status
@@ -97,17 +98,30 @@ def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console
         stack.callback(view.stop)
         executor = LocalExecutor(slots=slots)
         stack.callback(executor.close)
-        scheduler = Scheduler(
-            spec=spec, store=store, study=study, executor=executor, view=view, retry_failed=retry_failed
+        ledger = Ledger(
+            store=store,
+            study=study,
+            objective=objective,
+            retry_failed=options.retry_failed,
+            continue_pruned=options.continue_pruned,
+            library=_library(store, options),
         )
-        scheduler.reconcile()
+        scheduler = Scheduler(spec=spec, ledger=ledger, executor=executor, view=view)
         if plans := scheduler.plans_to_run():
             executor.warm_up()
             prepare(plans, workers=usable_cores(), view=view)
         with _stop_on_signals(scheduler):
             scheduler.run()
+        if plans := scheduler.enter_final_stage():
+            prepare(plans, workers=usable_cores(), view=view)
+            with _stop_on_signals(scheduler):
+                scheduler.run_final_stage()
         write_tables(store, spec, entries(spec, store))
-        return exit_status(scheduler.results(), total=len(spec.plans), stopped=scheduler.was_stopped)
+        return exit_status(scheduler.results(), total=scheduler.total, stopped=scheduler.was_stopped)
+
+
+def _library(store: SweepStore, options: Options) -> Library | None:
+    return Library(options.results, but=store) if options.reuse else None
 
 
 def _slots(spec: SweepSpec, options: Options) -> list[Slot]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -45,27 +46,51 @@ def section_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
 
 
 def _section_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    section: type[BaseModel] | None = model
+    """The first section that a value at `path` may be, through lists and mappings too."""
+    found: list[Any] = [model]
     for part in path:
-        if isinstance(part, str):  # an index stays in the section that its list holds
-            field = section.model_fields.get(part) if section else None
-            section = _section_of(field.annotation) if field else None
-    return section
+        found = [inner for outer in found for below in _below(outer, part) for inner in _members(below)]
+    return next((one for one in found if _is_section(one)), None)
+
+
+def _below(annotation: Any, part: str | int) -> list[Any]:
+    """What a type says of the value that it has at a key or an index."""
+    if _is_section(annotation):
+        field = annotation.model_fields.get(part)
+        return [field.annotation] if field is not None else []
+    arguments = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return [arguments[1]] if isinstance(part, str) else []
+    return list(arguments[:1]) if get_origin(annotation) is list and isinstance(part, int) else []
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, without what annotates them; a type that is no union is its own."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [inner for member in get_args(annotation) for inner in _members(member)]
+    return [annotation]
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def section_models(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """The sections of a config by name, in its order."""
+    found = {name: _section_at(model, (name,)) for name in model.model_fields}
+    return {name: section for name, section in found.items() if section is not None}
 
 
 def leaf_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every dotted key of a config with sections, in the order of its fields."""
-    for name, field in model.model_fields.items():
-        section = _section_of(field.annotation)
-        if section is None:
-            yield prefix + name
+    sections = section_models(model)
+    for name in model.model_fields:
+        if name in sections:
+            yield from leaf_keys(sections[name], f"{prefix}{name}.")
         else:
-            yield from leaf_keys(section, f"{prefix}{name}.")
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    candidates = (annotation, *get_args(annotation))
-    return next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+            yield prefix + name
 
 
 def explain(error: ValidationError, *, model: type[BaseModel], value: Any) -> list[tuple[KeyPath, str]]:

@@ -77,6 +77,16 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
+def duration_text(seconds: float) -> str:
+    """For people, in one or two units: `45 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
 class PlainView:
     """One line an event, for a log file or a pipe."""
 

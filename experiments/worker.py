@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from experiments.store import (
     trained_s,
     write_result,
 )
-from experiments.trial import TrialState
+from experiments.trial import TrialState, signature
 from wsol.parent_death import die_with_parent
 
 if TYPE_CHECKING:
@@ -203,6 +204,8 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
     from wsol.training import fit
 
     config = ExperimentConfig.model_validate(dict(request.config))
+    if signature(config) != request.signature:
+        raise RuntimeError(f"got a config of signature {signature(config)}; expected {request.signature}")
     result = fit(
         config,
         checkpoint_dir=paths.checkpoint,
@@ -227,6 +230,7 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
             metrics=result.metrics,
             epochs=len(rows),
             duration_s=trained_s(rows),
+            config=config.model_dump(mode="json"),
         ),
     )
 
@@ -281,6 +285,7 @@ def _record_epoch(record: EpochRecord, number: int, paths: TrialPaths, connectio
         "loss": record.loss,
         "lr": record.lr,
         "duration_s": round(record.duration_s, 3),
+        "time": round(time.time(), 3),
         "metrics": record.metrics,
     }
     append_metrics(paths, row)

@@ -281,7 +281,7 @@ def test_a_reader_that_goes_away(spec: Callable[[str], str], tmp_path: Path) -> 
 def test_ctrl_c_before_anything_runs(
     spec: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(file: Path) -> None:
+    def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("experiments.sweep.load_spec", interrupted)

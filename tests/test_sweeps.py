@@ -14,10 +14,10 @@ FILES = sorted((REPOSITORY / "sweeps").glob("**/*.yaml"))
 
 
 def header(file: Path) -> dict[str, str]:
-    """The comment that opens a spec: `# Key: text`, continued in indented lines."""
+    """The comment below a spec's line for editors: `# Key: text`, continued in indented lines."""
     entries: dict[str, str] = {}
     key = ""
-    for line in file.read_text("utf-8").splitlines():
+    for line in file.read_text("utf-8").splitlines()[1:]:
         if not line.startswith("#"):
             break
         if found := re.match(r"# ([A-Z][a-z]+):\s+(.*)", line):
@@ -49,6 +49,11 @@ class TestEach:
         assert len(spec.plans) > 1
         assert spec.swept_keys
         assert spec.merged == 0
+
+    def test_first_line_leads_editors_to_the_schema(self, file: Path) -> None:
+        comment, _, schema = file.read_text("utf-8").splitlines()[0].partition("=")
+        assert comment == "# yaml-language-server: $schema"
+        assert (file.parent / schema).resolve() == REPOSITORY / "sweeps" / "schema.json"
 
     def test_header_says_what_a_reader_needs(self, file: Path) -> None:
         entries = header(file)

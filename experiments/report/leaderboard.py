@@ -5,34 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.report.entries import Entry
 from experiments.spec import SweepSpec
-from experiments.store import StoredTrial, SweepStore, TrialResult, write_csv
-from experiments.trial import TrialPlan, TrialState
+from experiments.store import SweepStore, write_csv
+from experiments.trial import TrialState
 from wsol.metrics.names import metrics_of
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A trial of the spec as the leaderboard has it; `trial` and `result` are None as far as it has not come."""
-
-    plan: TrialPlan
-    trial: StoredTrial | None
-    result: TrialResult | None
-
-    @property
-    def state(self) -> TrialState:
-        """Without a result a trial waits, or was begun and continues."""
-        if self.result is not None:
-            return self.result.state
-        return TrialState.WAITING if self.trial is None else TrialState.RUNNING
-
-    def metric(self, name: str) -> float | None:
-        """A metric of the finished trial; None where it has none or it is undefined."""
-        return self.result.metrics.get(name) if self.result is not None else None
 
 
 def ranked(entries: Sequence[Entry], *, metric: str, direction: str) -> list[Entry]:
@@ -49,9 +29,9 @@ def ranked(entries: Sequence[Entry], *, metric: str, direction: str) -> list[Ent
 def metric_names(spec: SweepSpec) -> list[str]:
     """What the spec's trials are measured by, the objective's metric first."""
     objective = spec.objective.metric.partition("/")[0]
-    configs = [plan.config for plan in spec.plans]
-    names = dict.fromkeys(name for config in configs for name in metrics_of(config.task))
-    names |= dict.fromkeys(name for config in configs for name in config.evaluate.metrics)
+    kinds = dict.fromkeys((plan.config.task, plan.config.evaluate.metrics) for plan in spec.corners)
+    names = dict.fromkeys(name for task, _ in kinds for name in metrics_of(task))
+    names |= dict.fromkeys(name for _, extra in kinds for name in extra)
     return sorted(names, key=lambda name: name != objective)
 
 

@@ -9,7 +9,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from experiments.report.leaderboard import Entry, class_names, metric_names, ranked
+from experiments.report.entries import Entry
+from experiments.report.leaderboard import class_names, metric_names, ranked
 from experiments.spec import SweepSpec
 from experiments.trial import TrialState
 from experiments.view import value_text

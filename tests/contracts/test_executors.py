@@ -24,7 +24,7 @@ from experiments.executors.local import LocalExecutor
 from experiments.failures import FailureKind, classify
 from experiments.placement import cpu_slots
 from experiments.store import StoredTrial, TrialPaths, read_metrics, read_result
-from experiments.trial import TrialState
+from experiments.trial import TrialState, signature
 from wsol.config import ExperimentConfig
 from wsol.data.digits import generate
 
@@ -33,7 +33,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and waits on process descriptors"),
 ]
 REPOSITORY = Path(__file__).resolve().parents[2]
-SIGNATURE = "0123456789abcdef" * 4
 AT_MOST_S = 60.0
 GONE_WITHIN_S = 3.0
 
@@ -74,11 +73,12 @@ def make_request(root: Path, tmp_path: Path) -> Callable[..., AttemptRequest]:
     ) -> AttemptRequest:
         folder = tmp_path / f"trial{number}"
         folder.mkdir(exist_ok=True)
+        values = config(root, epochs=epochs, workers=workers, lr=lr)
         return AttemptRequest(
             number=number,
-            signature=SIGNATURE,
+            signature=signature(ExperimentConfig.model_validate(values)),
             attempt=attempt,
-            config=config(root, epochs=epochs, workers=workers, lr=lr),
+            config=values,
             folder=folder,
             slot=cpu_slots(2, cores=2)[number % 2],
         )
@@ -168,7 +168,7 @@ def all_gone(leader: int) -> bool:
 
 def result_of(request: AttemptRequest) -> Any:
     paths = TrialPaths(request.folder)
-    return read_result(StoredTrial(number=request.number, signature=SIGNATURE, paths=paths))
+    return read_result(StoredTrial(number=request.number, signature=request.signature, paths=paths))
 
 
 def test_slots_are_those_given(executor: Executor) -> None:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from experiments.dry_run import MAX_ROWS, print_dry_run
-from experiments.report.leaderboard import Entry
+from experiments.report.entries import Entry
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore, TrialResult
 from experiments.trial import TrialState

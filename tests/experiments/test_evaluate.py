@@ -275,7 +275,8 @@ class TestFaults:
 
 def test_a_sweep_of_both_tasks(folder: Path, split: EvaluationSplit, capsys: Printed) -> None:
     """A metric of one task is left out for the trials of the other."""
-    grid = "  - zip: {task: [localizer, wsddn], proposals.source: [grid, grid]}\n"
+    source = "{values: [grid], when: {task: wsddn}}"
+    grid = f"  - grid: {{task: [localizer, wsddn], proposals.source: {source}}}\n"
     (folder / "tiny.yaml").write_text(SPEC.partition("  - grid")[0] + grid)
     detections = found(split, moved_px=0.0)
     objects = sum(len(truth.labels) for truth in split.ground_truth)

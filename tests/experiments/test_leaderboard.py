@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report.leaderboard import Entry, class_names, csv_value, metric_names, ranked, write_tables
+from experiments.report.entries import Entry
+from experiments.report.leaderboard import class_names, csv_value, metric_names, ranked, write_tables
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore, TrialResult
 from experiments.trial import TrialState

@@ -12,6 +12,7 @@ import pytest
 
 from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event
 from experiments.failures import FailureKind
+from experiments.ledger import Ledger
 from experiments.placement import cpu_slots
 from experiments.scheduler import Scheduler, exit_status
 from experiments.spec import SweepSpec, load_spec
@@ -129,10 +130,12 @@ class Sweep:
         script: Callable[[AttemptRequest], Outcome],
         *,
         slots: int = 1,
-        retry_failed: bool = False,
+        **again: Any,
     ) -> tuple[Scheduler, ScriptedExecutor]:
-        scheduler, executor = self.prepare(spec, script, slots=slots, retry_failed=retry_failed)
+        scheduler, executor = self.prepare(spec, script, slots=slots, **again)
         scheduler.run()
+        if scheduler.enter_final_stage():
+            scheduler.run_final_stage()
         return scheduler, executor
 
     def prepare(
@@ -141,19 +144,14 @@ class Sweep:
         script: Callable[[AttemptRequest], Outcome],
         *,
         slots: int = 1,
-        retry_failed: bool = False,
+        **again: Any,
     ) -> tuple[Scheduler, ScriptedExecutor]:
+        """`again`: what the ledger takes besides."""
         executor = ScriptedExecutor(script, slots=slots)
         view = PlainView(objective=spec.objective.metric)
-        scheduler = Scheduler(
-            spec=spec,
-            store=self.store,
-            study=self.study(),
-            executor=executor,  # type: ignore[arg-type]
-            view=view,
-            retry_failed=retry_failed,
-        )
-        scheduler.reconcile()
+        study = Study(file=self.store.study, name="tiny", direction=spec.objective.direction)
+        ledger = Ledger(store=self.store, study=study, objective=spec.objective, **again)
+        scheduler = Scheduler(spec=spec, ledger=ledger, executor=executor, view=view)  # type: ignore[arg-type]
         return scheduler, executor
 
     def study(self) -> Study:

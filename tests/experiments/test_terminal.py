@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from experiments.report.leaderboard import Entry
+from experiments.report.entries import Entry
 from experiments.report.terminal import leaderboard_table, per_class_table, print_measured, print_report
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore, TrialResult

@@ -191,7 +191,7 @@ def test_states_that_end_a_trial() -> None:
 
 
 def test_the_value_of_a_key_that_is_not_swept() -> None:
-    plan = TrialPlan(config=config(), swept={"train.lr": 1e-5}, signature="")
+    plan = TrialPlan(config=config(), swept={"train.lr": 1e-5}, signature="", configuration="")
     assert plan.value("train.epochs") == 20
     assert plan.value("seed") == 0
     assert plan.value("data.classes") == ("cat", "dog")

@@ -13,7 +13,9 @@ from experiments import worker
 from experiments.executors.base import AttemptRequest
 from experiments.placement import cpu_slots
 from experiments.store import TrialPaths
+from experiments.trial import signature
 from wsol.boxes import Detections
+from wsol.config import ExperimentConfig
 from wsol.data import digits
 from wsol.data.voc import read_evaluation_split
 from wsol.detections import SplitDetections
@@ -45,7 +47,8 @@ def test_the_order(pictures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     paths = TrialPaths(tmp_path / "trial")
     paths.folder.mkdir()
     slot = cpu_slots(1, cores=1)[0]
-    request = AttemptRequest(number=0, signature="0" * 64, attempt=1, config=config, folder=paths.folder, slot=slot)
+    identity = signature(ExperimentConfig.model_validate(config))
+    request = AttemptRequest(number=0, signature=identity, attempt=1, config=config, folder=paths.folder, slot=slot)
     split = read_evaluation_split(tmp_path / "data", split="val", classes=CLASSES)
     result = SimpleNamespace(detections=found_nothing(6), metrics={}, split=split)
     monkeypatch.setattr("wsol.training.fit", lambda *args, **options: result)

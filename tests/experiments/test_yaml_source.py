@@ -143,19 +143,19 @@ f: [1,
         ],
     )
     def test_of_keys_and_items(self, read: Callable[[str], YamlSource], path: tuple[str | int, ...], line: int) -> None:
-        assert read(self.TEXT).line(path) == line
+        assert read(self.TEXT).place(path).line == line
 
     def test_a_byte_order_mark_and_crlf_move_nothing(self, read: Callable[[bytes], YamlSource]) -> None:
         source = read(b"\xef\xbb\xbfa: 1\r\nb: 2\r\n")
         assert source.value == {"a": 1, "b": 2}
-        assert source.line(("b",)) == 2
+        assert source.place(("b",)).line == 2
         assert source.text.startswith("a: 1")
 
     def test_an_alias_stands_where_its_anchor_does(self, read: Callable[[str], YamlSource]) -> None:
         source = read("rates: &rates\n  - 0.1\nother: *rates\n")
         assert source.value == {"rates": [0.1], "other": [0.1]}
-        assert source.line(("other",)) == 3
-        assert source.line(("other", 0)) == 2
+        assert source.place(("other",)).line == 3
+        assert source.place(("other", 0)).line == 2
 
 
 class TestRefused:

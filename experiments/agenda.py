@@ -1,0 +1,116 @@
+"""Which trials a sweep has and which of them comes next: those of grids and zips, sampled ones, the final stage."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from experiments.final_stage import best_configuration, by_configuration, held_back_by
+from experiments.ledger import Ledger
+from experiments.search import BlockSearch, related_points
+from experiments.spec import SweepSpec
+from experiments.store import StoredTrial
+from experiments.sweep_plan import drawn_before, next_draw, search_plans
+from experiments.trial import TrialPlan
+
+
+class Agenda:
+    """The trials of a sweep in the order in which they start.
+
+    The first are those that the spec lists, in its order, then what samplers draw, block after block, each as late as
+    it can be, so that the sampler knows as much as it can.
+    """
+
+    def __init__(self, spec: SweepSpec, ledger: Ledger) -> None:
+        self._spec, self._ledger = spec, ledger
+        self._waiting: deque[TrialPlan] = deque()
+        self._final_left = len(spec.final_seeds)
+        self.plans: dict[str, TrialPlan] = {}
+        """All that are known, by signature."""
+        self.configurations: dict[str, list[TrialPlan]] = {}
+        """The replicates of each configuration of the search."""
+        drawn = drawn_before(spec, ledger.stored)
+        listed = by_configuration(spec.plans).values()
+        self._blocks = [
+            BlockSearch(
+                block,
+                drawn=drawn[index],
+                related=related_points(block, listed),
+                next_draw=next_draw(block, ledger.stored),
+                direction=spec.objective.direction,
+            )
+            for index, block in enumerate(spec.blocks)
+        ]
+        self._add(search_plans(spec, drawn))
+
+    @property
+    def total(self) -> int:
+        """Trials in all, those included that are not chosen yet."""
+        open_budget = sum(block.open_budget for block in self._blocks) * len(self._spec.seeds)
+        return len(self.plans) + open_budget + self._final_left
+
+    @property
+    def waiting(self) -> list[TrialPlan]:
+        """Trials that are known and not started by this run yet."""
+        return list(self._waiting)
+
+    def to_prepare(self) -> list[TrialPlan]:
+        """The trials that wait; for those that are yet to be drawn, some that stand for all of them."""
+        corners = self._spec.corners[len(self._spec.plans) :] if any(b.open_budget for b in self._blocks) else ()
+        return [*self._waiting, *corners]
+
+    def next_plan(self) -> TrialPlan | None:
+        """The next trial to start; None where none is left, but for those that are running."""
+        while not self._waiting:
+            if not self._draw():
+                return None
+        return self._waiting.popleft()
+
+    def exhausted(self) -> list[str]:
+        """A line for each sampled block whose space had fewer configurations left than it was to try."""
+        return [
+            f"search[{block.block.path[1]}]: the sweep has every configuration of its space after {len(block.drawn)} of"
+            f" {block.block.trials} trials"
+            for block in self._blocks
+            if block.is_exhausted
+        ]
+
+    def begin_final_stage(self) -> str:
+        """Lets the trials of the final stage wait, once nothing of the search is left.
+
+        Returns:
+            Why there is no final stage yet; empty where there is one.
+        """
+        best = best_configuration(self.configurations, self._ledger.known, direction=self._spec.objective.direction)
+        if reason := held_back_by(self.plans.values(), self._ledger.known):
+            return reason
+        if best is None:
+            return "no configuration of the search is complete"
+        self._final_left = 0
+        self._add(self._spec.final_plans(best))
+        return ""
+
+    def earlier_final_trials(self) -> list[StoredTrial]:
+        """Trials of the final stage that were for another configuration: the split that tells was looked at then."""
+        return [t for t in self._ledger.stored if t.stage == "final" and t.signature not in self.plans]
+
+    def _draw(self) -> bool:
+        """Lets a sampler choose a configuration; False where no budget is left. It need not have a trial to run."""
+        for block in self._blocks:
+            if not block.open_budget:
+                continue
+            drawn = block.draw(lambda plan: plan.configuration in self.configurations, self._ledger.known.outcome)
+            if drawn is not None:
+                self._add(drawn.plans)
+                return True
+        return False
+
+    def _add(self, plans: Iterable[TrialPlan]) -> None:
+        """Takes up plans; those that are finished already, here or in another sweep, do not wait."""
+        for plan in plans:
+            self.plans[plan.signature] = plan
+            if plan.stage == "search":
+                self.configurations.setdefault(plan.configuration, []).append(plan)
+            self._ledger.reconcile(plan)
+            if plan.signature not in self._ledger.known.results:
+                self._waiting.append(plan)

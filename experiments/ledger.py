@@ -1,0 +1,171 @@
+"""What is known of every trial: in its folder, in the study, in memory. The only place that changes any of the three.
+
+The folder is the truth: `result.json` is there before the study is told, and `reconcile` repeats the telling where a
+crash came between.
+"""
+
+from __future__ import annotations
+
+from experiments.knowledge import Knowledge
+from experiments.reuse import Library
+from experiments.spec_document import Objective
+from experiments.store import (
+    StoredTrial,
+    SweepStore,
+    TrialResult,
+    exempt_from_pruning,
+    read_metrics,
+    read_result,
+    trained_s,
+    write_result,
+)
+from experiments.study import Study, StudyTrial
+from experiments.trial import TrialPlan, TrialState
+from experiments.view import Best
+
+
+class Ledger:
+    """The trials of a sweep.
+
+    Args:
+        retry_failed: failed trials are taken up again, each from its checkpoint.
+        continue_pruned: pruned ones are, too; they are not pruned a second time.
+        library: results of other sweeps, which stand for trials of this one; None: every trial runs here.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: SweepStore,
+        study: Study,
+        objective: Objective,
+        retry_failed: bool = False,
+        continue_pruned: bool = False,
+        library: Library | None = None,
+    ) -> None:
+        self._store, self._study, self._library = store, study, library
+        self._again = {TrialState.FAIL: retry_failed, TrialState.PRUNED: continue_pruned}
+        self._metric = objective.metric
+        self.known = Knowledge(metric=objective.metric, direction=objective.direction)
+        self._sign = 1 if objective.direction == "maximize" else -1
+        self.best: Best | None = None
+        """The best complete trial of the search; of equal ones the first that was known."""
+        self.adopted = 0
+        """Trials that were found in other sweeps."""
+        self.stored = store.trials()
+        """What was there at the start."""
+        self._trials = {trial.signature: trial for trial in self.stored}
+        self._in_study = study.trials()
+        self._next_number = 1 + max([*self._in_study, *(trial.number for trial in self.stored)], default=-1)
+
+    def trial(self, plan: TrialPlan) -> StoredTrial | None:
+        """The folder of a plan; None where it has none yet."""
+        return self._trials.get(plan.signature)
+
+    def attempts(self, trial: StoredTrial) -> int:
+        """Processes that a trial has had in earlier runs of the command."""
+        in_study = self._in_study.get(trial.number)
+        return in_study.attempts if in_study is not None else 0
+
+    def may_be_pruned(self, plan: TrialPlan) -> bool:
+        """Whether a pruner may stop a trial: one of the search that was not taken up after it had been pruned."""
+        trial = self.trial(plan)
+        return plan.stage == "search" and (trial is None or trial.may_be_pruned)
+
+    def reconcile(self, plan: TrialPlan) -> None:
+        """Brings folder, study and memory to one state; looks in other sweeps for a trial that has no folder."""
+        trial = self.trial(plan)
+        if trial is not None:
+            self._reconcile(plan, trial, self._in_study.get(trial.number))
+        elif self._library is not None and (found := self._library.find(plan.signature)) is not None:
+            self._adopt(plan, found)
+
+    def take_up(self, plan: TrialPlan) -> StoredTrial:
+        """A trial that is to run gets a folder and a place in the study, unless an earlier run gave it both."""
+        trial = self.trial(plan)
+        if trial is None:
+            config = plan.config.model_dump(mode="json")
+            number = self._take_number()
+            trial = self._store.create_trial(number, plan.signature, config, stage=plan.stage, draw=plan.draw)
+            self._trials[plan.signature] = trial
+            self._study.start(number, plan)
+        return trial
+
+    def record_attempt(self, trial: StoredTrial, attempts: int) -> None:
+        """Another process of a trial starts."""
+        self._study.record_attempt(trial.number, attempts)
+
+    def note(self, plan: TrialPlan, result: TrialResult) -> None:
+        """A trial's last word is on disk: the study is told, and it is known from now on."""
+        self._tell(self._trials[plan.signature], result)
+        self._remember(plan, result)
+
+    def finish(self, plan: TrialPlan, state: TrialState, stop_reason: str, *, attempts: int) -> TrialResult:
+        """Writes the last word on a trial that could say none itself, and notes it."""
+        paths = self._trials[plan.signature].paths
+        rows = read_metrics(paths)
+        result = TrialResult(
+            signature=plan.signature,
+            state=state,
+            stop_reason=stop_reason,
+            attempts=attempts,
+            metrics=rows[-1]["metrics"] if rows and state is TrialState.PRUNED else {},
+            epochs=len(rows),
+            duration_s=trained_s(rows),
+        )
+        write_result(paths, result)
+        self.note(plan, result)
+        return result
+
+    def _reconcile(self, plan: TrialPlan, trial: StoredTrial, in_study: StudyTrial | None) -> None:
+        """A trial that the study lacks is added; one that must run again is reopened."""
+        result = read_result(trial)
+        if result is not None and self._again.get(result.state):
+            if result.state is TrialState.PRUNED:
+                self._trials[plan.signature] = exempt_from_pruning(trial)
+            trial.paths.result.unlink()
+            result = None
+        state = in_study.state if in_study is not None else None
+        if state is None or (state.is_finished and result is None):
+            self._study.start(trial.number, plan, attempts=self.attempts(trial))
+            state = TrialState.RUNNING
+        self._read_reports(plan, trial)
+        if result is not None:
+            if not state.is_finished:
+                self._tell(trial, result)
+            self._remember(plan, result)
+
+    def _adopt(self, plan: TrialPlan, found: StoredTrial) -> None:
+        """A trial that another sweep has finished."""
+        trial = self._store.adopt(self._take_number(), found, stage=plan.stage, draw=plan.draw)
+        result = read_result(trial)
+        assert result is not None, f"{trial.paths.folder} was adopted with its result"
+        self._trials[plan.signature] = trial
+        self._study.start(trial.number, plan, attempts=result.attempts)
+        self._read_reports(plan, trial)
+        self.note(plan, result)
+        self.adopted += 1
+
+    def _read_reports(self, plan: TrialPlan, trial: StoredTrial) -> None:
+        for row in read_metrics(trial.paths):
+            self.known.report(plan.signature, row)
+
+    def _remember(self, plan: TrialPlan, result: TrialResult) -> None:
+        self.known.finish(plan.signature, result)
+        value = self.known.objective(plan.signature)
+        if value is None or plan.stage != "search":
+            return
+        if self.best is None or self._sign * value > self._sign * self.best.value:
+            self.best = Best(number=self._trials[plan.signature].number, value=value, plan=plan)
+
+    def _take_number(self) -> int:
+        number, self._next_number = self._next_number, self._next_number + 1
+        return number
+
+    def _tell(self, trial: StoredTrial, result: TrialResult) -> None:
+        value = result.metrics.get(self._metric)
+        if result.state is TrialState.COMPLETE and value is None:
+            reason = f"{self._metric} is undefined on this split"
+            self._study.finish(trial.number, state=TrialState.FAIL, value=None, stop_reason=reason)
+        else:
+            self._study.finish(trial.number, state=result.state, value=value, stop_reason=result.stop_reason)

@@ -1,0 +1,60 @@
+"""A sweep's trials with what is on disk of each: what every table and every report begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from experiments.final_stage import best_configuration, by_configuration, held_back_by
+from experiments.knowledge import Knowledge
+from experiments.spec import SweepSpec
+from experiments.store import StoredTrial, SweepStore, TrialResult, read_result
+from experiments.sweep_plan import drawn_before, search_plans
+from experiments.trial import TrialPlan, TrialState
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial of the spec as the leaderboard has it; `trial` and `result` are None as far as it has not come."""
+
+    plan: TrialPlan
+    trial: StoredTrial | None
+    result: TrialResult | None
+
+    @property
+    def state(self) -> TrialState:
+        """Without a result a trial waits, or was begun and continues."""
+        if self.result is not None:
+            return self.result.state
+        return TrialState.WAITING if self.trial is None else TrialState.RUNNING
+
+    def metric(self, name: str) -> float | None:
+        """A metric of the finished trial; None where it has none or it is undefined."""
+        return self.result.metrics.get(name) if self.result is not None else None
+
+
+def entries(spec: SweepSpec, store: SweepStore) -> list[Entry]:
+    """Every trial of the spec that is known: those that it lists, those that were sampled, those of the final stage."""
+    stored = store.trials()
+    found = _with_files(search_plans(spec, drawn_before(spec, stored)), stored)
+    if spec.final is None or any(entry.result is None for entry in found):
+        return found
+    known = Knowledge(metric=spec.objective.metric, direction=spec.objective.direction)
+    for entry in found:
+        assert entry.result is not None
+        known.finish(entry.plan.signature, entry.result)
+    plans = [entry.plan for entry in found]
+    best = best_configuration(by_configuration(plans), known, direction=spec.objective.direction)
+    if best is None or held_back_by(plans, known):
+        return found
+    final = _with_files(spec.final_plans(best), stored)
+    return [*found, *(entry for entry in final if entry.trial is not None)]
+
+
+def _with_files(plans: Sequence[TrialPlan], stored: Sequence[StoredTrial]) -> list[Entry]:
+    by_signature = {trial.signature: trial for trial in stored}
+    found = []
+    for plan in plans:
+        trial = by_signature.get(plan.signature)
+        found.append(Entry(plan=plan, trial=trial, result=read_result(trial) if trial is not None else None))
+    return found
