@@ -12,6 +12,7 @@ from experiments.spec import SweepSpec
 from experiments.store import StoredTrial
 from experiments.sweep_plan import drawn_before, next_draw, search_plans
 from experiments.trial import TrialPlan
+from experiments.view import configuration_text
 
 
 class Agenda:
@@ -25,6 +26,7 @@ class Agenda:
         self._spec, self._ledger = spec, ledger
         self._waiting: deque[TrialPlan] = deque()
         self._final_left = len(spec.final_seeds)
+        self._winner: TrialPlan | None = None
         self.plans: dict[str, TrialPlan] = {}
         """All that are known, by signature."""
         self.configurations: dict[str, list[TrialPlan]] = {}
@@ -86,9 +88,18 @@ class Agenda:
             return reason
         if best is None:
             return "no configuration of the search is complete"
-        self._final_left = 0
+        self._final_left, self._winner = 0, best
         self._add(self._spec.final_plans(best))
         return ""
+
+    def winner_text(self) -> str:
+        """The configuration that the final stage is for, in words; call it after `begin_final_stage` found one."""
+        assert self._winner is not None
+        replicates = self.configurations[self._winner.configuration]
+        value = self._ledger.known.outcome(replicates).value
+        of = f"mean of {len(replicates)} seeds" if len(replicates) > 1 else f"seed {replicates[0].config.seed}"
+        name = configuration_text(self._winner) or "the one configuration"
+        return f"{name} ({self._spec.objective.metric} {value:.4f}, {of})"
 
     def earlier_final_trials(self) -> list[StoredTrial]:
         """Trials of the final stage that were for another configuration: the split that tells was looked at then."""

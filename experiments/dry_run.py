@@ -22,7 +22,7 @@ from experiments.store import SweepStore
 from experiments.sweep_plan import drawn_before, next_draw
 from experiments.time_estimate import Estimate, estimate, history
 from experiments.trial import TrialPlan, TrialState
-from experiments.view import duration_text, value_text
+from experiments.view import counted, duration_text, value_text
 
 MAX_ROWS = 50
 _LOOKS_AT_NO_RESULT = ("random", "qmc")
@@ -112,13 +112,16 @@ def _upcoming(spec: SweepSpec, store: SweepStore) -> list[_Upcoming]:
 def _print_summary(console: Console, spec: SweepSpec, rows: Sequence[_Row], unchosen: int, *, folder: str) -> None:
     counts = Counter(row.state for row in rows) + Counter({"not chosen yet": unchosen})
     states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    console.print(Text(f"sweep {spec.name}: {len(rows) + unchosen} trials ({states}) in {folder}"))
+    console.print(Text(f"sweep {spec.name}: {counted(len(rows) + unchosen, 'trial')} ({states}) in {folder}"))
     if spec.question:
         console.print(Text(spec.question.strip()))
     if spec.merged:
-        console.print(Text(f"{spec.merged} cells ask for a trial that another cell asks for already; they run once"))
+        asks = "cell asks" if spec.merged == 1 else "cells ask"
+        console.print(
+            Text(f"{spec.merged} {asks} for a trial that another cell asks for already; each trial runs once")
+        )
     for one in spec.excluded:
-        console.print(Text(f"{one.cells} cells excluded by {one.where}: {one.rule}"))
+        console.print(Text(f"{counted(one.cells, 'cell')} excluded by {one.where}: {one.rule}"))
     if spec.pruner is not None:
         console.print(Text(f"pruner: {spec.pruner}, on {spec.objective.metric} as the mean over seeds"))
 
@@ -126,6 +129,8 @@ def _print_summary(console: Console, spec: SweepSpec, rows: Sequence[_Row], unch
 def _print_table(
     console: Console, spec: SweepSpec, rows: Sequence[_Row], slot_of: dict[str, int], slots: Sequence[Slot]
 ) -> None:
+    if not rows:
+        return
     table = Table()
     for heading in ("trial", "state", *spec.swept_keys, "seed", "would run on"):
         table.add_column(Text(heading), overflow="fold")
@@ -140,7 +145,7 @@ def _print_table(
 
 def _unchosen_lines(spec: SweepSpec, upcoming: Sequence[_Upcoming], final_left: int) -> list[str]:
     """A line for each part of the sweep whose trials the results will choose."""
-    seeds = f"{len(spec.seeds)} seed{'s' if len(spec.seeds) > 1 else ''} each"
+    seeds = f"{counted(len(spec.seeds), 'seed')} each"
     lines = [
         f"search[{one.block.path[1]}]: {one.block.sampler} chooses {one.unforeseen} more of {one.block.trials}"
         f" configurations ({seeds}) as results come in"
@@ -156,13 +161,13 @@ def _unchosen_lines(spec: SweepSpec, upcoming: Sequence[_Upcoming], final_left: 
 
 
 def _time_line(guess: Estimate, to_run: int, slots: Sequence[Slot]) -> str:
-    where = f"{len(slots)} slot{'s' if len(slots) > 1 else ''} ({', '.join(slot.label for slot in slots[:8])})"
+    where = f"{counted(len(slots), 'slot')} ({', '.join(slot.label for slot in slots[:8])})"
     if not to_run:
         return "nothing is left to run"
     if not guess.known:
-        return f"{to_run} trials to run on {where}; no time estimate: no trial like these has finished yet"
+        return f"{counted(to_run, 'trial')} to run on {where}; no time estimate: no trial like these has finished yet"
     unlike = f"; {to_run - guess.known} of them are unlike any" if guess.known < to_run else ""
     return (
-        f"{to_run} trials to run on {where}: about {duration_text(guess.total_s)}, judging by {guess.finished} finished"
-        f" trials{unlike}"
+        f"{counted(to_run, 'trial')} to run on {where}: about {duration_text(guess.total_s)}, judging by"
+        f" {counted(guess.finished, 'finished trial')}{unlike}"
     )

@@ -7,7 +7,8 @@ that it gets, and its part of the signature's text is made once. What comes of i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -98,22 +99,24 @@ class Resolver:
 
     def _with_sections(self, cell: Cell) -> dict[str, Any] | None:
         """The values of a config with every section validated already; None where one of them cannot be."""
-        values = dict(self._shared)
-        swept: dict[str, list[tuple[str, Any]]] = {name: [] for name in _SECTIONS}
+        values = dict(self._unswept_sections)
+        swept: dict[str, list[tuple[str, Any]]] = {}
         for key, value in cell.values.items():
             section_name, _, leaf = key.partition(".")
             if leaf:
-                swept[section_name].append((leaf, value))
+                swept.setdefault(section_name, []).append((leaf, value))
             else:
                 values[key] = value
         for name, items in swept.items():
-            section = self._section(name, items)
-            if section is None:
-                return None
-            values[name] = section
-        return values
+            values[name] = self._section(name, items)
+        return None if None in values.values() else values
 
-    def _section(self, name: str, swept: list[tuple[str, Any]]) -> BaseModel | None:
+    @cached_property
+    def _unswept_sections(self) -> dict[str, Any]:
+        """The shared values, with every section validated; None in place of one that is not valid by itself."""
+        return {**self._shared, **{name: self._section(name, ()) for name in _SECTIONS}}
+
+    def _section(self, name: str, swept: Sequence[tuple[str, Any]]) -> BaseModel | None:
         key = (name, *(text for leaf, value in swept for text in (leaf, repr(value))))
         if key not in self._sections:
             shared = self._shared.get(name, {})

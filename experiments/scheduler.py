@@ -99,7 +99,12 @@ class Scheduler:
 
     def run_final_stage(self) -> None:
         """Runs what `enter_final_stage` found."""
-        self._view.message(f"final stage: the best configuration trains on {len(self._agenda.waiting)} fresh seeds")
+        assert self._spec.final is not None
+        waiting = self._agenda.waiting
+        self._view.message(
+            f"final stage: {self._agenda.winner_text()} trains on {self._spec.final.train} with seeds "
+            f"{', '.join(str(plan.config.seed) for plan in waiting)} and is measured on {self._spec.final.eval}"
+        )
         self._loop()
 
     def stop(self) -> None:

@@ -66,8 +66,12 @@ class View(Protocol):
 
 def cell_text(plan: TrialPlan) -> str:
     """The swept values of a trial, short: `lr=0.001 count=100 seed=0`."""
-    parts = [f"{key.rpartition('.')[2]}={value_text(value)}" for key, value in plan.swept.items()]
-    return " ".join([*parts, f"seed={plan.config.seed}"])
+    return f"{configuration_text(plan)} seed={plan.config.seed}".lstrip()
+
+
+def configuration_text(plan: TrialPlan) -> str:
+    """What makes a trial's configuration differ from others: its swept keys with their values."""
+    return " ".join(f"{key.rpartition('.')[2]}={value_text(value)}" for key, value in plan.swept.items())
 
 
 def value_text(value: Any) -> str:
@@ -75,6 +79,11 @@ def value_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return f"{value:g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def duration_text(seconds: float) -> str:

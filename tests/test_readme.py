@@ -270,10 +270,17 @@ def test_the_snippet_for_wandb(tmp_path: Path) -> None:
     assert runs == sorted(plan.signature[:8] for plan in spec.plans[:2])
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/sweep-spec.md"])
-def test_the_specs_shown_are_specs(page: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("page", "listed", "total"),
+    [
+        ("README.md", (4 + 2) * 3, (4 + 2) * 3),
+        ("docs/sweep-spec.md", (5 + 2) * 3, (5 + 2 + 30) * 3 + 3),  # one of the six cells of its grid is excluded
+    ],
+)
+def test_the_specs_shown_are_specs(page: str, listed: int, total: int, tmp_path: Path) -> None:
     text = (REPOSITORY / page).read_text("utf-8")
     (shown,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     file = tmp_path / "shown.yaml"
     file.write_text(shown)
-    assert len(load_spec(file).plans) == (4 + 2) * 3
+    spec = load_spec(file)
+    assert (len(spec.plans), spec.total) == (listed, total)

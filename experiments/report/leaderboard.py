@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report.entries import Entry
+from experiments.report.equal_metrics import equal_metrics
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore, write_csv
 from experiments.trial import TrialState
@@ -16,12 +17,15 @@ from wsol.metrics.names import metrics_of
 
 
 def ranked(entries: Sequence[Entry], *, metric: str, direction: str) -> list[Entry]:
-    """The best first; without a value last. Equal values keep the order given."""
+    """The search before the final stage, whose figures are of another split; in each of them the best first.
+
+    Without a value last. Equal values keep the order given.
+    """
     sign = -1.0 if direction == "maximize" else 1.0
 
-    def key(entry: Entry) -> float:
+    def key(entry: Entry) -> tuple[bool, float]:
         value = entry.metric(metric)
-        return math.inf if value is None else sign * value
+        return entry.plan.stage == "final", math.inf if value is None else sign * value
 
     return sorted(entries, key=key)
 
@@ -45,15 +49,20 @@ def class_names(entries: Sequence[Entry]) -> list[str]:
 
 
 def write_tables(store: SweepStore, spec: SweepSpec, entries: Sequence[Entry]) -> None:
-    """Writes leaderboard.csv and per_class_ap.csv, the best trial first."""
+    """Writes leaderboard.csv and per_class_ap.csv, the best trial of the search first."""
     order = ranked(entries, metric=spec.objective.metric, direction=spec.objective.direction)
     metrics = metric_names(spec)
+    same = _numbers_with_the_same_metrics(order)
     write_csv(
         store.leaderboard,
-        ["trial", "signature", "state", "stop_reason", "attempts", "seed", *spec.swept_keys]
+        ["trial", "signature", "stage", "split", "state", "stop_reason", "attempts", "seed", *spec.swept_keys]
         + [f"{metric}/mean" for metric in metrics]
-        + ["duration_s"],
-        [_leaderboard_row(entry, spec.swept_keys, metrics) for entry in order if entry.trial is not None],
+        + ["duration_s", "reused_from", "same_metrics_as"],
+        [
+            [*_leaderboard_row(entry, spec.swept_keys, metrics), same.get(entry.trial.number, "")]
+            for entry in order
+            if entry.trial is not None
+        ],
     )
     write_per_class(store.per_class, order, metrics)
 
@@ -63,11 +72,12 @@ def write_per_class(path: Path, order: Sequence[Entry], metrics: Sequence[str]) 
     classes = class_names(order)
     write_csv(
         path,
-        ["trial", "signature", "class", *metrics],
+        ["trial", "signature", "split", "class", *metrics],
         [
             [
                 entry.trial.number,
                 entry.trial.signature[:8],
+                entry.plan.config.data.eval,
                 name,
                 *(entry.metric(f"{metric}/{name}") for metric in metrics),
             ]
@@ -84,14 +94,23 @@ def _leaderboard_row(entry: Entry, swept_keys: Sequence[str], metrics: Sequence[
     return [
         entry.trial.number,
         entry.trial.signature[:8],
+        entry.plan.stage,
+        entry.plan.config.data.eval,
         entry.state.value,
         result.stop_reason if result else "",
         result.attempts if result else "",
         entry.plan.config.seed,
-        *(csv_value(entry.plan.value(key)) for key in swept_keys),
+        *(csv_value(entry.plan.value(key)) if entry.plan.reads(key) else "" for key in swept_keys),
         *(entry.metric(f"{metric}/mean") for metric in metrics),
         result.duration_s if result else "",
+        result.reused_from if result else "",
     ]
+
+
+def _numbers_with_the_same_metrics(entries: Sequence[Entry]) -> dict[int, str]:
+    """For each trial that has such, the numbers of the others whose metrics are the same to the last bit."""
+    groups = [sorted(entry.trial.number for entry in group if entry.trial) for group in equal_metrics(entries)]
+    return {number: " ".join(str(other) for other in group if other != number) for group in groups for number in group}
 
 
 def csv_value(value: Any) -> Any:

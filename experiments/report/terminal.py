@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.report.entries import Entry
+from experiments.report.equal_metrics import differing_keys, equal_metrics
 from experiments.report.leaderboard import class_names, metric_names, ranked
 from experiments.spec import SweepSpec
-from experiments.trial import TrialState
+from experiments.trial import Stage, TrialState
 from experiments.view import value_text
 
 MAX_ROWS = 20
@@ -23,6 +24,8 @@ MAX_WIDTH = 10_000
 """Columns of a terminal on which every table fits."""
 MAX_METRICS = 4
 MAX_TRIALS_PER_CLASS = 6
+MAX_NUMBERS = 10
+"""So many trials of a group are named in a warning."""
 
 
 def print_report(console: Console, spec: SweepSpec, entries: Sequence[Entry]) -> None:
@@ -32,21 +35,45 @@ def print_report(console: Console, spec: SweepSpec, entries: Sequence[Entry]) ->
     if not finished:
         console.print("No trial has finished yet.")
         return
-    console.print(_title(spec, "leaderboard"))
     metrics = metric_names(spec)
-    print_leaderboard(console, spec, finished, metrics=metrics[:MAX_METRICS], where="in leaderboard.csv")
-    complete = [entry for entry in finished if entry.state is TrialState.COMPLETE]
-    if complete:
-        console.print(_title(spec, f"{metrics[0]} per class"))
-        console.print(per_class_table(complete, metric=metrics[0], where="in per_class_ap.csv"))
+    for stage, shown in _by_stage(finished):
+        console.print(_title(spec, shown, "leaderboard" if stage == "search" else "final stage"))
+        print_leaderboard(console, spec, shown, metrics=metrics[:MAX_METRICS], where="in leaderboard.csv")
+        complete = [entry for entry in shown if entry.state is TrialState.COMPLETE]
+        if complete:
+            console.print(_title(spec, complete, f"{metrics[0]} per class"))
+            console.print(per_class_table(complete, metric=metrics[0], where="in per_class_ap.csv"))
+    for line in _equal_metrics_lines(finished):
+        console.print(Text(line))
 
 
 def print_measured(console: Console, spec: SweepSpec, order: Sequence[Entry], *, metrics: Sequence[str]) -> None:
     """Both tables of complete trials, the best first, for these metrics; the second for the first of them."""
-    console.print(_title(spec, "measured again"))
-    print_leaderboard(console, spec, order, metrics=metrics, where="with --csv")
-    console.print(_title(spec, f"{metrics[0]} per class"))
-    console.print(per_class_table(order, metric=metrics[0], where="with --csv"))
+    for stage, shown in _by_stage(order):
+        console.print(_title(spec, shown, "measured again" if stage == "search" else "final stage, measured again"))
+        print_leaderboard(console, spec, shown, metrics=metrics, where="with --csv")
+        console.print(_title(spec, shown, f"{metrics[0]} per class"))
+        console.print(per_class_table(shown, metric=metrics[0], where="with --csv"))
+
+
+def _by_stage(order: Sequence[Entry]) -> list[tuple[Stage, list[Entry]]]:
+    """The search, then the final stage; what has no entry is left out."""
+    stages: tuple[Stage, ...] = ("search", "final")
+    found = [(stage, [entry for entry in order if entry.plan.stage == stage]) for stage in stages]
+    return [(stage, shown) for stage, shown in found if shown]
+
+
+def _equal_metrics_lines(finished: Sequence[Entry]) -> list[str]:
+    """A warning for each group of trials whose metrics do not tell them apart."""
+    lines = []
+    for group in equal_metrics(finished):
+        numbers = sorted(_number(entry) for entry in group)
+        shown = ", ".join(map(str, numbers[:MAX_NUMBERS])) + (", ..." if len(numbers) > MAX_NUMBERS else "")
+        lines.append(
+            f"warning: trials {shown} have the same metrics to the last bit, though they differ in "
+            f"{', '.join(differing_keys(group))}: did it reach the trainer?"
+        )
+    return lines
 
 
 def print_leaderboard(
@@ -85,7 +112,7 @@ def leaderboard_table(
         assert entry.trial is not None
         assert entry.result is not None
         if keys_apart:
-            swept = [value_text(entry.plan.value(key)) for key in names]
+            swept = [value_text(entry.plan.value(key)) if entry.plan.reads(key) else "" for key in names]
         else:
             swept = [" ".join(f"{names[key]}={value_text(value)}" for key, value in entry.plan.swept.items())]
         seed = [str(entry.plan.config.seed)] if several_seeds else []
@@ -138,8 +165,8 @@ def _number(entry: Entry) -> int:
     return entry.trial.number
 
 
-def _title(spec: SweepSpec, what: str) -> Text:
-    split = " + ".join(dict.fromkeys(plan.config.data.eval for plan in spec.plans))
+def _title(spec: SweepSpec, shown: Sequence[Entry], what: str) -> Text:
+    split = " + ".join(dict.fromkeys(entry.plan.config.data.eval for entry in shown))
     return Text(f"\n{spec.name}: {what} (on split {split})", style="bold")
 
 

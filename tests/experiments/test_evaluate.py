@@ -162,7 +162,7 @@ def test_csv(trials: list[StoredTrial], folder: Path, capsys: Printed) -> None:
     assert run("ap90_11pt", "cls_ap", file=Path("out.csv")) == 0
     with Path("out.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert list(table[0]) == ["trial", "signature", "class", "ap90_11pt", "cls_ap"]
+    assert list(table[0]) == ["trial", "signature", "split", "class", "ap90_11pt", "cls_ap"]
     assert [(row["trial"], row["class"]) for row in table] == [(trial, name) for trial in "10" for name in CLASSES]
     assert {row["signature"] for row in table} == {trial.signature[:8] for trial in trials}
     assert [float(row["ap90_11pt"]) for row in table] == [1.0] * 3 + [0.0] * 3

@@ -109,11 +109,14 @@ class TestTables:
         failed = result({}, TrialState.FAIL, "killed")
         write_tables(store, spec, entries(spec, store, [None, failed, result(figures)]))
         rows = read(store.leaderboard)
-        header = ["trial", "signature", "state", "stop_reason", "attempts", "seed", "train.lr"]
-        assert list(rows[0]) == [*header, *(f"{metric}/mean" for metric in METRICS), "duration_s"]
+        header = ["trial", "signature", "stage", "split", "state", "stop_reason", "attempts", "seed", "train.lr"]
+        end = ["duration_s", "reused_from", "same_metrics_as"]
+        assert list(rows[0]) == [*header, *(f"{metric}/mean" for metric in METRICS), *end]
         assert list(rows[0].values()) == [
             "2",
             spec.plans[2].signature[:8],
+            "search",
+            "val",
             "COMPLETE",
             "",
             "2",
@@ -125,6 +128,8 @@ class TestTables:
             "1.0",
             *[""] * 3,
             "12.5",
+            "",
+            "",
         ]
         assert [(row["trial"], row["state"], row["stop_reason"]) for row in rows[1:]] == [
             ("0", "RUNNING", ""),
@@ -150,10 +155,10 @@ class TestTables:
         cat_and_dog = {"ap50_11pt/cat": 0.5, "cls_ap/cat": 0.25, "ap50_11pt/dog": None, METRIC: 0.5}
         write_tables(store, spec, entries(spec, store, [failed, result(cat_and_dog), None]))
         rows = read(store.per_class)
-        assert list(rows[0]) == ["trial", "signature", "class", *METRICS]
+        assert list(rows[0]) == ["trial", "signature", "split", "class", *METRICS]
         assert [list(row.values())[2:] for row in rows] == [
-            ["cat", "0.5", "", "", "0.25", "", "", ""],
-            ["dog", *[""] * 7],
+            ["val", "cat", "0.5", "", "", "0.25", "", "", ""],
+            ["val", "dog", *[""] * 7],
         ]
 
     def test_hostile_class_names_come_back(self, load: Load, store: SweepStore) -> None:
@@ -166,7 +171,7 @@ class TestTables:
         write_tables(store, load(SPEC), entries(load(SPEC), store, []))
         assert read(store.leaderboard) == []
         assert read(store.per_class) == []
-        assert store.leaderboard.read_text().startswith("trial,signature,state,")
+        assert store.leaderboard.read_text().startswith("trial,signature,stage,split,state,")
 
 
 @pytest.mark.parametrize(

@@ -42,20 +42,21 @@ class TestWholeMessages:
             ),
             pytest.param(
                 "{EXPERIMENT}\nsaerch: []\n",
-                "sweep.yaml:5: got unknown key 'saerch'; expected one of name, question, experiment, search, seeds, "
-                "objective, resources, retry; did you mean search?",
+                "sweep.yaml:5: got unknown key 'saerch'; expected one of name, question, extends, experiment, search, "
+                "seeds, objective, pruner, final, resources, retry; did you mean search?",
                 id="misspelt top key",
             ),
             pytest.param(
                 "experimnt: {task: wsddn}\n",
-                "sweep.yaml:1: got unknown key 'experimnt'; expected one of name, question, experiment, search, seeds, "
-                "objective, resources, retry; did you mean experiment?\n"
+                "sweep.yaml:1: got unknown key 'experimnt'; expected one of name, question, extends, experiment, "
+                "search, seeds, objective, pruner, final, resources, retry; did you mean experiment?\n"
                 "sweep.yaml:1: missing key experiment; expected it to be given",
                 id="misspelt required key: the misspelling first",
             ),
             pytest.param(
                 "{EXPERIMENT}\nsearch:\n  - gird: {train.lr: [0.1]}\n",
-                "sweep.yaml:6: got unknown key 'gird' in search[0]; expected one of grid, zip; did you mean grid?",
+                "sweep.yaml:6: got unknown key 'gird' in search[0]; expected one of grid, zip, sample, exclude, "
+                "only, sampler, trials, sampler_seed; did you mean grid?",
                 id="misspelt kind of block",
             ),
             pytest.param(
@@ -232,8 +233,11 @@ class TestFaultsOfTheSearch:
             ("grid: {}", "got {} for search[0].grid; expected at least one key"),
             ("zip: {}", "got {} for search[0].zip; expected at least one key"),
             ("grid: [0.1]", "got [0.1] for search[0].grid; expected a mapping of keys to values"),
-            ("grid: {train.lr: [0.1]}\n    zip: {train.lr: [1]}", "expected either grid or zip in a search block"),
-            ("{}", "expected either grid or zip in a search block"),
+            (
+                "grid: {train.lr: [0.1]}\n    zip: {train.lr: [1]}",
+                "expected exactly one of grid, zip, sample; got grid and zip",
+            ),
+            ("{}", "expected exactly one of grid, zip, sample; got none"),
             ("grid", "got 'grid' for search[0]; expected a mapping of keys to values"),
             ("grid: {train.scales_px: [128, 256]}", "got 128 for train.scales_px; expected a list"),
             ("grid: {train.lr: [0.1, .inf]}", "got .inf; expected a finite number"),

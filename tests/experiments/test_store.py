@@ -139,6 +139,8 @@ class TestResult:
             "metrics": {"ap50_11pt/mean": 0.5, "ap50_11pt/a,b": None},
             "epochs": 3,
             "duration_s": 1.25,
+            "reused_from": "",
+            "config": {},
         }
 
     def test_keys_of_a_later_version_are_no_damage(self, trial: StoredTrial) -> None:
@@ -195,6 +197,7 @@ class TestTrials:
         assert json.loads(trial.paths.config.read_text()) == {
             "number": 7,
             "signature": SIGNATURE,
+            "stage": "search",
             "config": {"seed": 0},
         }
         assert store.trial_paths(7, SIGNATURE) == trial.paths
