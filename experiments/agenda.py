@@ -56,6 +56,11 @@ class Agenda:
         """Trials that are known and not started by this run yet."""
         return list(self._waiting)
 
+    @property
+    def search_is_over(self) -> bool:
+        """Whether nothing of the search is left to start."""
+        return not self._waiting and not any(block.open_budget for block in self._blocks)
+
     def to_prepare(self) -> list[TrialPlan]:
         """The trials that wait; for those that are yet to be drawn, some that stand for all of them."""
         corners = self._spec.corners[len(self._spec.plans) :] if any(b.open_budget for b in self._blocks) else ()
@@ -78,11 +83,13 @@ class Agenda:
         ]
 
     def begin_final_stage(self) -> str:
-        """Lets the trials of the final stage wait, once nothing of the search is left.
+        """Lets the trials of the final stage wait, once nothing of the search is left. Again, it does nothing.
 
         Returns:
             Why there is no final stage yet; empty where there is one.
         """
+        if self._spec.final is None or self._winner is not None:
+            return ""
         best = best_configuration(self.configurations, self._ledger.known, direction=self._spec.objective.direction)
         if reason := held_back_by(self.plans.values(), self._ledger.known):
             return reason

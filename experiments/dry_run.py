@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,7 @@ from experiments.knowledge import Outcome
 from experiments.placement import Slot
 from experiments.report.entries import Entry, entries
 from experiments.reuse import Library
+from experiments.rules import rule_text
 from experiments.sampled_block import SampledBlock
 from experiments.search import BlockSearch
 from experiments.spec import SweepSpec
@@ -22,7 +23,7 @@ from experiments.store import SweepStore
 from experiments.sweep_plan import drawn_before, next_draw
 from experiments.time_estimate import Estimate, estimate, history
 from experiments.trial import TrialPlan, TrialState
-from experiments.view import counted, duration_text, value_text
+from experiments.view import counted, duration_text, short_names, value_text
 
 MAX_ROWS = 50
 _LOOKS_AT_NO_RESULT = ("random", "qmc")
@@ -123,7 +124,8 @@ def _print_summary(console: Console, spec: SweepSpec, rows: Sequence[_Row], unch
     for one in spec.excluded:
         console.print(Text(f"{counted(one.cells, 'cell')} excluded by {one.where}: {one.rule}"))
     if spec.pruner is not None:
-        console.print(Text(f"pruner: {spec.pruner}, on {spec.objective.metric} as the mean over seeds"))
+        name, keys = type(spec.pruner).__name__.lower(), asdict(spec.pruner)
+        console.print(Text(f"pruner: {rule_text({name: keys})}, on {spec.objective.metric} as the mean over seeds"))
 
 
 def _print_table(
@@ -132,7 +134,7 @@ def _print_table(
     if not rows:
         return
     table = Table()
-    for heading in ("trial", "state", *spec.swept_keys, "seed", "would run on"):
+    for heading in ("trial", "state", *short_names(spec.swept_keys).values(), "seed", "would run on"):
         table.add_column(Text(heading), overflow="fold")
     for row in rows[:MAX_ROWS]:
         swept = [value_text(row.plan.value(key)) if row.plan.reads(key) else "" for key in spec.swept_keys]

@@ -72,12 +72,16 @@ class Scheduler:
 
     def run(self) -> None:
         """Runs the search until nothing of it is left or `stop` was called."""
+        is_over = self._agenda.search_is_over
+        if is_over:
+            self._agenda.begin_final_stage()  # so that what an earlier run finished of it counts as finished
         finished = len(self._ledger.known.results)
         self._view.start(name=self._spec.name, counts=self._counts(), reused=finished)
         if self._ledger.adopted:
             self._view.message(f"{self._ledger.adopted} of them were found in other sweeps")
         self._show_progress()
-        self._loop()
+        if not is_over:
+            self._loop()
         for line in self._agenda.exhausted():
             self._view.message(line)
 

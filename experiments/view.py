@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
@@ -72,6 +72,12 @@ def cell_text(plan: TrialPlan) -> str:
 def configuration_text(plan: TrialPlan) -> str:
     """What makes a trial's configuration differ from others: its swept keys with their values."""
     return " ".join(f"{key.rpartition('.')[2]}={value_text(value)}" for key, value in plan.swept.items())
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each dotted key, or all of it where two end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
 def value_text(value: Any) -> str:

@@ -14,7 +14,7 @@ from experiments.report.equal_metrics import differing_keys, equal_metrics
 from experiments.report.leaderboard import class_names, metric_names, ranked
 from experiments.spec import SweepSpec
 from experiments.trial import Stage, TrialState
-from experiments.view import value_text
+from experiments.view import short_names, value_text
 
 MAX_ROWS = 20
 BOUND = "proposal_recall50"
@@ -95,7 +95,7 @@ def leaderboard_table(
     spec: SweepSpec, order: Sequence[Entry], *, metrics: Sequence[str], where: str, keys_apart: bool
 ) -> Table:
     """See `print_leaderboard`. Not `keys_apart`: one column has the keys that each trial's own block sweeps."""
-    names = _short_names(spec.swept_keys)
+    names = short_names(spec.swept_keys)
     table = Table(caption_justify="left")
     table.add_column("trial", justify="right", no_wrap=True)
     for name in names.values() if keys_apart else []:
@@ -119,18 +119,12 @@ def leaderboard_table(
         if entry.state is TrialState.COMPLETE:
             figures = [_figure(entry.metric(f"{metric}/mean")) for metric in metrics]
         else:
-            figures = [f"{entry.state}: {entry.result.stop_reason}", *[""] * (len(metrics) - 1)]
+            figures = [f"{entry.state}: {entry.result.stop_reason.partition(':')[0]}", *[""] * (len(metrics) - 1)]
         cells = [str(entry.trial.number), *swept, *seed, *figures, f"{entry.result.duration_s:.0f} s"]
         table.add_row(*(Text(cell) for cell in cells), style="bold" if entry is order[0] else None)
     if len(order) > MAX_ROWS:
         table.caption = f"{len(order) - MAX_ROWS} more {where}"
     return table
-
-
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each dotted key, or all of it where two end alike."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
 def per_class_table(order: Sequence[Entry], *, metric: str, where: str) -> Table:

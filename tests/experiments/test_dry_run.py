@@ -190,3 +190,8 @@ def test_of_a_finished_search_the_final_stage_is_left(load: Load, store: SweepSt
     text = shown(spec, store)
     assert "final stage" not in text
     assert "nothing is left to run" in text
+
+
+def test_the_pruner_as_the_spec_has_it(load: Load, store: SweepStore) -> None:
+    text = shown(load("{EXPERIMENT}\npruner: {asha: {min_epochs: 2, reduction_factor: 3}}\n"), store)
+    assert "pruner: {asha: {min_epochs: 2, reduction_factor: 3}}, on ap50_11pt/mean as the mean over seeds\n" in text
