@@ -126,7 +126,7 @@ class Knowledge:
         return stop_reason(pruner, epoch=epoch, own=own, others=others, direction=self._direction)
 
     def _has_ended(self, plans: Sequence[TrialPlan], *, by: float) -> bool:
-        """Whether every replicate had reported its last epoch by then. (When its result was noted, nobody knows later.)"""
+        """Whether every replicate had reported its last epoch by then. When its result was noted is not known later."""
         return all(
             (report := self._reports.get(plan.signature, {}).get(plan.config.train.epochs)) is not None
             and report.time <= by
