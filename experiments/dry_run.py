@@ -23,6 +23,7 @@ from experiments.store import SweepStore
 from experiments.sweep_plan import drawn_before, next_draw
 from experiments.time_estimate import Estimate, estimate, history
 from experiments.trial import TrialPlan, TrialState
+from experiments.validation_messages import dotted
 from experiments.view import counted, duration_text, short_names, value_text
 
 MAX_ROWS = 50
@@ -123,9 +124,22 @@ def _print_summary(console: Console, spec: SweepSpec, rows: Sequence[_Row], unch
         )
     for one in spec.excluded:
         console.print(Text(f"{counted(one.cells, 'cell')} excluded by {one.where}: {one.rule}"))
+    for line in (line for block in spec.blocks for line in _forbidden_lines(block)):
+        console.print(Text(line))
     if spec.pruner is not None:
         name, keys = type(spec.pruner).__name__.lower(), asdict(spec.pruner)
         console.print(Text(f"pruner: {rule_text({name: keys})}, on {spec.objective.metric} as the mean over seeds"))
+
+
+def _forbidden_lines(block: SampledBlock) -> list[str]:
+    """What a sampler never asks for."""
+    where = dotted(block.path[:-1])
+    excluded = [
+        f"{where}: {block.sampler} never asks for {rule_text(rule)} (exclude[{position}])"
+        for position, rule in enumerate(block.exclude)
+    ]
+    only = [f"{where}: {block.sampler} asks only for {' or '.join(map(rule_text, block.only))}"] if block.only else []
+    return [*excluded, *only]
 
 
 def _print_table(

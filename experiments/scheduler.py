@@ -104,10 +104,10 @@ class Scheduler:
     def run_final_stage(self) -> None:
         """Runs what `enter_final_stage` found."""
         assert self._spec.final is not None
-        waiting = self._agenda.waiting
+        seeds = [str(plan.config.seed) for plan in self._agenda.waiting]
         self._view.message(
-            f"final stage: {self._agenda.winner_text()} trains on {self._spec.final.train} with seeds "
-            f"{', '.join(str(plan.config.seed) for plan in waiting)} and is measured on {self._spec.final.eval}"
+            f"final stage: {self._agenda.winner_text()} trains on {self._spec.final.train} with "
+            f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} and is measured on {self._spec.final.eval}"
         )
         self._loop()
 

@@ -46,7 +46,7 @@ class TestEach:
         assert spec.question.endswith("?")
 
     def test_sweeps_something_and_asks_for_nothing_twice(self, spec: SweepSpec) -> None:
-        assert len(spec.plans) > 1
+        assert spec.total > 1
         assert spec.swept_keys
         assert spec.merged == 0
 
@@ -65,7 +65,7 @@ class TestEach:
         assert f"python runner.py {file.relative_to(REPOSITORY)}" in header(file)["Command"]
 
     def test_data_that_must_be_fetched_are_named(self, file: Path, spec: SweepSpec) -> None:
-        needs_voc = any(plan.config.data.root.startswith("data/VOCdevkit") for plan in spec.plans)
+        needs_voc = any(plan.config.data.root.startswith("data/VOCdevkit") for plan in spec.corners)
         assert ("python runner.py data voc2007 --root data" in header(file).get("Needs", "")) == needs_voc
 
     def test_cost_names_the_trials_and_epochs_that_the_spec_has(self, file: Path, spec: SweepSpec) -> None:
@@ -74,8 +74,8 @@ class TestEach:
             pytest.skip("the cost is given as a time alone")
         assert re.search(r"\b(\d+) trials of (\d+) epochs", cost), cost
         trials, epochs = map(int, re.findall(r"\b(\d+) trials of (\d+) epochs", cost)[0])
-        assert trials == len(spec.plans)
-        assert {plan.config.train.epochs for plan in spec.plans} == {epochs}
+        assert trials == spec.total
+        assert {plan.config.train.epochs for plan in spec.corners} == {epochs}
 
 
 def test_the_quickstart_has_six_trials_over_two_axes() -> None:

@@ -97,6 +97,17 @@ def test_what_is_excluded_and_why(load: Load, store: SweepStore) -> None:
     assert [row[2:4] for row in rows(text)] == [["0.1", "10"]]
 
 
+def test_what_a_sampler_never_asks_for(load: Load, store: SweepStore) -> None:
+    block = (
+        "{EXPERIMENT}\nsearch:\n  - sample: {train.lr: {float: [0.1, 0.2]}, proposals.count: {choice: [10, 20]}}\n"
+        "    trials: 2\n    exclude: [{proposals.count: 20, train.lr: {min: 0.15}}]\n"
+        "    only: [{proposals.count: 10}, {proposals.count: 20}]\n"
+    )
+    text = shown(load(block), store)
+    assert "search[0]: tpe never asks for {proposals.count: 20, train.lr: {min: 0.15}} (exclude[0])\n" in text
+    assert "search[0]: tpe asks only for {proposals.count: 10} or {proposals.count: 20}\n" in text
+
+
 def test_what_a_trial_does_not_read_is_left_empty(load: Load, store: SweepStore) -> None:
     spec = load(
         "experiment:\n  task: localizer\n  data: {root: digits}\n  model: {backbone: tiny, weights: none}\nsearch:\n"
