@@ -82,6 +82,7 @@ class PointSampler:
         self._fixed = dict(fixed)
         self._distributions = {parameter.key: _distribution(parameter) for parameter in parameters}
         self._replayed: list[tuple[_Entry, FrozenTrial]] = []
+        self._last_trials: tuple[list[Observation], list[FrozenTrial]] = ([], [])
 
     def draw(self, number: int, history: Sequence[Observation]) -> Point:
         """The `number`-th raw draw of a block with this history; it may be a point that was drawn before.
@@ -107,9 +108,15 @@ class PointSampler:
         if self._name == "cmaes":
             self._replay(study, self._entries(history))
         elif self._name in ("tpe", "gp"):
-            for entry in self._entries(history):
-                study.add_trial(entry.trial(self._distributions))
+            study.add_trials(self._trials(history))
         return study
+
+    def _trials(self, history: Sequence[Observation]) -> list[FrozenTrial]:
+        """The history in Optuna's terms, kept: several draws in a row may have to be made from one."""
+        if self._last_trials[0] != list(history):
+            trials = [entry.trial(self._distributions) for entry in self._entries(history)]
+            self._last_trials = ([*history], trials)
+        return self._last_trials[1]
 
     def _sampler(self, number: int) -> BaseSampler:
         """A sampler for one draw."""

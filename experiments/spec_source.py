@@ -16,6 +16,7 @@ MAX_EXTENDS = 20
 _EXTENDS = "extends"
 _NOT_INHERITED = ("name", _EXTENDS)
 """A spec that extends another one is another sweep, with a folder of its own."""
+_KEY = re.compile(r"[^\s=.\[\]]+(\.[^\s=.\[\]]+|\[[0-9]{1,9}\])*")
 
 
 def read_spec(
@@ -46,9 +47,7 @@ def read_spec(
     for setting in settings:
         source = _with_setting(source, setting, environment, spec_keys)
     is_one_file = {place.file for place in source.places.values()} <= {file}
-    if is_one_file and not source.substituted:
-        return source
-    return replace(source, text=f"# {file} as it was run, put together\n{dump_yaml(source.value)}")
+    return source if is_one_file and not source.substituted else _put_together(source)
 
 
 def _merged(file: Path, environment: Mapping[str, str], *, chain: tuple[Path, ...]) -> YamlSource:
@@ -61,17 +60,26 @@ def _merged(file: Path, environment: Mapping[str, str], *, chain: tuple[Path, ..
         raise source.error(f"got {shown(given)} for extends; expected the file of another spec", (_EXTENDS,))
     base_file = file.parent / given
     seen = [*chain, file]
+    if not _is_file(base_file):
+        raise source.error(
+            f"got {shown(given)} for extends; expected a file, there is none at {base_file}", (_EXTENDS,)
+        )
     if base_file.resolve() in {path.resolve() for path in seen}:
         circle = " -> ".join(str(path) for path in [*seen, base_file])
         raise source.error(f"got extends in a circle: {circle}", (_EXTENDS,))
-    if len(seen) > MAX_EXTENDS:
+    if len(seen) == MAX_EXTENDS:
         raise source.error(f"got more than {MAX_EXTENDS} files that extend each other", (_EXTENDS,))
-    if not base_file.is_file():
-        raise source.error(f"got {given!r} for extends; expected a file, there is none at {base_file}", (_EXTENDS,))
     base = _merged(base_file, environment, chain=tuple(seen))
     if not isinstance(base.value, dict):
         raise base.error("expected a mapping of keys to values, since another spec extends it")
     return _over(base, source)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system, a folder that may not be entered
+        return False
 
 
 def _over(base: YamlSource, source: YamlSource) -> YamlSource:
@@ -81,7 +89,13 @@ def _over(base: YamlSource, source: YamlSource) -> YamlSource:
     own = {key: value for key, value in source.value.items() if key != _EXTENDS}
     value = _merge(inherited, own, (), places)
     places |= {path: place for path, place in source.places.items() if path[:1] != (_EXTENDS,)}
-    return replace(source, value=value, places=places, substituted=source.substituted or base.substituted)
+    substituted = source.substituted or base.substituted
+    return _put_together(replace(source, value=value, places=places, substituted=substituted))
+
+
+def _put_together(source: YamlSource) -> YamlSource:
+    """With a text that says all of the value by itself."""
+    return replace(source, text=f"# {source.file} as it was run, put together\n{dump_yaml(source.value)}")
 
 
 def _merge(base: Any, own: Any, path: KeyPath, places: dict[KeyPath, Place]) -> Any:
@@ -101,8 +115,10 @@ def _with_setting(
 ) -> YamlSource:
     label = f"--set {setting}"
     key, equals, text = setting.partition("=")
-    if not equals or not re.fullmatch(r"[^\s=\[\]]+(\[\d+\][^\s=\[\]]*)*", key):
+    if not equals or not _KEY.fullmatch(key):
         raise SpecError("expected KEY=VALUE, such as train.epochs=3 or seeds=[0,1]", file=label)
+    if key == _EXTENDS:
+        raise SpecError("got extends as a setting; expected it in the spec's file", file=label)
     if not isinstance(source.value, dict):
         return source  # refused later, at its own place
     given = parse_yaml(text, label, environment) if text.strip() else None
@@ -132,6 +148,8 @@ def _path(key: str, value: dict[str, Any], label: str, spec_keys: Collection[str
                 raise SpecError(f"got item [{index}] of a list of {count}", file=label)
             path.append(index)
             at = at[index]
+        elif isinstance(at, list):
+            raise SpecError(f"got {names[0]} of a list of {len(at)}; expected one of its items, such as [0]", file=label)
         else:
             step, taken = _step(names, at)
             del names[:taken]

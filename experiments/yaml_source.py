@@ -74,6 +74,10 @@ class _CoreSchemaLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # none of YAML 1.1's
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that would be something else in YAML 1.2 or in YAML 1.1: `1e5`, `no`."""
+
+
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", "~nN\0"),
@@ -84,9 +88,10 @@ for _tag, _pattern, _first in (
         "-+.0123456789",
     ),
 ):
-    _CoreSchemaLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), ["" if c == "\0" else c for c in _first]
-    )
+    for _class in (_CoreSchemaLoader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), ["" if c == "\0" else c for c in _first]
+        )
 
 
 def _implicit_tag(text: str) -> str:
@@ -126,7 +131,7 @@ def parse_yaml(text: str, label: str, environment: Mapping[str, str] = os.enviro
 
 def dump_yaml(value: Any) -> str:
     """YAML that `read_yaml` reads as `value` again."""
-    text: str = yaml.safe_dump(_escaped(value), sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(_escaped(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
