@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,41 @@ def test_cells_can_be_read_back(value: object, cell: object) -> None:
     assert csv_value(value) == cell
     if isinstance(cell, str) and cell != "x":
         assert json.loads(cell) == (list(value) if isinstance(value, tuple) else value)
+
+
+class TestStages:
+    def test_the_final_stage_comes_last_with_its_split(self, load: Load, store: SweepStore) -> None:
+        spec = load(SPEC + "final: {train: trainval, eval: test, seeds: 1}\n")
+        found = entries(spec, store, [result({METRIC: 0.1}), result({METRIC: 0.2})])
+        (plan,) = spec.final_plans(spec.plans[0])
+        trial = store.create_trial(2, plan.signature, {}, stage="final")
+        write_tables(store, spec, [Entry(plan, trial, result({METRIC: 0.9, "ap50_11pt/cat": 0.9})), *found])
+        rows = [(row["trial"], row["stage"], row["split"], row["seed"]) for row in read(store.leaderboard)]
+        assert rows == [("1", "search", "val", "0"), ("0", "search", "val", "0"), ("2", "final", "test", "1")]
+        splits = [(row["trial"], row["class"], row["split"]) for row in read(store.per_class)]
+        assert splits == [("1", "cat", "val"), ("0", "cat", "val"), ("2", "cat", "test")]
+
+    def test_where_a_trial_was_taken_from(self, load: Load, store: SweepStore) -> None:
+        adopted = replace(result({METRIC: 0.1}), reused_from="earlier/0007-01234567")
+        write_tables(store, load(SPEC), entries(load(SPEC), store, [adopted, result({METRIC: 0.2})]))
+        assert [row["reused_from"] for row in read(store.leaderboard)] == ["", "earlier/0007-01234567"]
+
+    def test_whose_metrics_are_the_same_to_the_last_bit(self, load: Load, store: SweepStore) -> None:
+        figures = [0.5, 0.25, 0.5, 0.25, 0.5]
+        write_tables(store, load(SPEC), entries(load(SPEC), store, [result({METRIC: value}) for value in figures]))
+        found = {row["trial"]: row["same_metrics_as"] for row in read(store.leaderboard)}
+        assert found == {"0": "2 4", "1": "3", "2": "0 4", "3": "1", "4": "0 2"}
+
+    def test_a_failed_trial_is_the_same_as_none(self, load: Load, store: SweepStore) -> None:
+        failed = result({METRIC: 0.5}, TrialState.FAIL, "killed")
+        write_tables(store, load(SPEC), entries(load(SPEC), store, [result({METRIC: 0.5}), failed]))
+        assert {row["same_metrics_as"] for row in read(store.leaderboard)} == {""}
+
+    def test_a_key_that_a_trial_does_not_read_is_an_empty_cell(self, load: Load, store: SweepStore) -> None:
+        spec = load(
+            "experiment:\n  task: localizer\n  data: {root: digits}\n  model: {backbone: tiny, weights: none}\nsearch:\n"
+            "  - grid: {model.pooling: [max, topk], model.topk: {values: [2], when: {model.pooling: topk}}}\n"
+        )
+        made = entries(spec, store, [result({"cls_ap/mean": 0.5}), result({"cls_ap/mean": 0.25})])
+        write_tables(store, spec, made)
+        assert [row["model.topk"] for row in read(store.leaderboard)] == ["", "2"]

@@ -15,6 +15,7 @@ from experiments.trial import TrialState
 
 Load = Callable[[str], SweepSpec]
 Results = list[TrialResult | None]
+Make = Callable[[SweepSpec, Results], list[Entry]]
 
 GRID = "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [%s]}\n"
 
@@ -220,3 +221,79 @@ class TestPerClass:
         spec = load("name: x\n{EXPERIMENT}\nsearch:\n  - grid: {data.eval: [val, test]}\n")
         text = report(spec, entries(spec, values(0.5, 0.5)))
         assert "x: ap50_11pt per class (on split val + test)" in " ".join(text.split())
+
+
+FINAL = GRID % "0.1, 0.2" + "final: {train: trainval, eval: test, seeds: 2}\n"
+
+
+class TestStages:
+    @pytest.fixture
+    def text(self, load: Load, tmp_path: Path) -> str:
+        spec = load(FINAL)
+        store = SweepStore(tmp_path / "results")
+        plans = [*spec.plans, *spec.final_plans(spec.plans[0])]
+        figures = [{"ap50_11pt/mean": value, "ap50_11pt/cat": value} for value in (0.2, 0.1, 0.9, 0.8)]
+        found = [
+            Entry(plan, store.create_trial(number, plan.signature, {}, stage=plan.stage), result(metrics))
+            for number, (plan, metrics) in enumerate(zip(plans, figures, strict=True))
+        ]
+        return report(spec, found)
+
+    def test_have_tables_of_their_own_that_name_the_split(self, text: str) -> None:
+        titles = [line for line in text.splitlines() if line.startswith("sweep: ")]
+        assert titles == [
+            "sweep: leaderboard (on split val)",
+            "sweep: ap50_11pt per class (on split val)",
+            "sweep: final stage (on split test)",
+            "sweep: ap50_11pt per class (on split test)",
+        ]
+
+    def test_do_not_compete(self, text: str) -> None:
+        """The final stage has the better figures, of other images."""
+        search, final = text.split("final stage")
+        assert search.index("│     0 │") < search.index("│     1 │")
+        assert "│     2 │" not in search
+        assert final.index("│     2 │") < final.index("│     3 │")
+        assert "0.9000" not in search
+
+
+class TestEqualMetrics:
+    def test_are_a_warning_with_the_keys_that_differ(self, load: Load, entries: Make) -> None:
+        spec = load(GRID % "0.1, 0.2, 0.3" + "seeds: 2\n")
+        text = report(spec, entries(spec, values(0.1, 0.3, 0.3, 0.2, 0.3, 0.5)))
+        assert (
+            "warning: trials 1, 2, 4 have the same metrics to the last bit, though they differ in seed, train.lr: did it"
+            " reach the trainer?" in " ".join(text.split())
+        )
+
+    def test_that_are_not_equal_are_not_mentioned(self, load: Load, entries: Make) -> None:
+        spec = load(GRID % "0.1, 0.2")
+        assert "warning" not in report(spec, entries(spec, values(0.1, 0.1000000000000001)))
+
+    def test_of_nothing_measured_are_not_either(self, load: Load, entries: Make) -> None:
+        spec = load(GRID % "0.1, 0.2")
+        assert "warning" not in report(spec, entries(spec, values(None, None)))
+
+    def test_of_many_trials_are_cut(self, load: Load, entries: Make) -> None:
+        spec = load(GRID % ", ".join(f"0.{number}1" for number in range(12)))
+        text = " ".join(report(spec, entries(spec, values(*[0.5] * 12))).split())
+        assert "trials 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ... have the same" in text
+
+
+def test_a_key_that_a_trial_does_not_read_is_left_empty(load: Load, entries: Make) -> None:
+    spec = load(
+        "experiment:\n  task: localizer\n  data: {root: digits}\n  model: {backbone: tiny, weights: none}\nsearch:\n"
+        "  - grid: {model.pooling: [max, topk], model.topk: {values: [2], when: {model.pooling: topk}}}\n"
+    )
+    made = entries(spec, [result({"cls_ap/mean": 0.5}), result({"cls_ap/mean": 0.25})])
+    text = printed(leaderboard_table(spec, made, metrics=["cls_ap"], where="here", keys_apart=True))
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+    assert [row[:3] for row in cells] == [["0", "max", ""], ["1", "topk", "2"]]
+
+
+def test_why_a_trial_was_stopped_is_short_in_the_table(load: Load, entries: Make) -> None:
+    spec = load(GRID % "0.1")
+    pruned = result({"ap50_11pt/mean": 0.1}, TrialState.PRUNED, "asha: 0.1 at epoch 1 is not among the best 1 of 3")
+    text = report(spec, entries(spec, [pruned]))
+    assert "PRUNED: asha" in text
+    assert "among" not in text
