@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 types: install
-	$(BIN)/mypy experiments wsol/metrics runner.py
+	$(BIN)/mypy experiments wsol/metrics wsol/key_reads.py runner.py
 
 tests: install
 	$(BIN)/python -m pytest -m "not slow and not gpu"

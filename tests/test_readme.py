@@ -51,6 +51,8 @@ OF_THE_SHELL = {"source .venv/bin/activate"}
 DOWNLOAD = "python runner.py data voc2007 --root data"
 PREDICT = "python runner.py predict sweeps/quickstart.yaml photo.jpg"
 EVALUATE = "python runner.py evaluate sweeps/quickstart.yaml --metric ap30_area"
+SCHEMA = "python runner.py schema > sweeps/schema.json"
+"""tests/experiments/test_schema.py compares what it prints with the file that is shipped."""
 LONG = "python runner.py sweeps/wsddn_lr.yaml"
 """Days of work: it is run until its first epoch, then interrupted."""
 SHOWN_DRY = {
@@ -59,12 +61,15 @@ SHOWN_DRY = {
     "python runner.py sweeps/quickstart.yaml --cpu-slots 1",
     "python runner.py sweeps/quickstart.yaml",
     "python runner.py sweeps/quickstart.yaml --retry-failed",
+    "python runner.py sweeps/quickstart.yaml --continue-pruned",
+    "python runner.py sweeps/quickstart.yaml --no-reuse",
+    "python runner.py sweeps/quickstart.yaml --set name=longer --set train.epochs=12 --dry-run",
 }
 """Run with --dry-run: the real runs are CI's quickstart and tests/faults."""
 
 
 def test_every_command_is_known_here() -> None:
-    assert set(COMMANDS) == {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, LONG, *SHOWN_DRY}
+    assert set(COMMANDS) == {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, LONG, SCHEMA, *SHOWN_DRY}
 
 
 def test_ci_runs_what_a_new_user_types() -> None:
