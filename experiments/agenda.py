@@ -10,7 +10,7 @@ from experiments.ledger import Ledger
 from experiments.search import BlockSearch, related_points
 from experiments.spec import SweepSpec
 from experiments.store import StoredTrial
-from experiments.sweep_plan import drawn_before, next_draw, search_plans
+from experiments.sweep_plan import drawn_before, next_draw, search_plans, stored_configuration
 from experiments.trial import TrialPlan
 from experiments.view import configuration_text
 
@@ -110,7 +110,8 @@ class Agenda:
 
     def earlier_final_trials(self) -> list[StoredTrial]:
         """Trials of the final stage that were for another configuration: the split that tells was looked at then."""
-        return [t for t in self._ledger.stored if t.stage == "final" and t.signature not in self.plans]
+        now = {plan.configuration for plan in self.plans.values() if plan.stage == "final"}
+        return [t for t in self._ledger.stored if t.stage == "final" and stored_configuration(t) not in now]
 
     def _draw(self) -> bool:
         """Lets a sampler choose a configuration; False where no budget is left. It need not have a trial to run."""

@@ -1,11 +1,13 @@
 """`linspace`, `logspace` and `range` of a spec -> values. Pure.
 
 Values between the ends are rounded to 12 significant digits, so that [1e-6, 1e-2, 5] has 1e-5 in it and not its
-neighbour, and so that a trial's signature is the same on every machine.
+neighbour, and so that a trial's signature is the same on every machine. Sums are decimal, so that [-0.3, 0.3, 0.1] has
+0 in it and not what rounding leaves of it.
 """
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from experiments.spec_document import GeneratedValues
@@ -30,7 +32,8 @@ def axis_values(axis: list[Any] | GeneratedValues) -> list[Any]:
 def linspace(first: float, last: float, count: float) -> list[float]:
     """`count` (at least 2) evenly spaced values, both ends included; whole numbers where all of them are whole."""
     steps = int(count) - 1
-    inner = [_rounded(first + (last - first) * index / steps) for index in range(1, steps)]
+    start, length = _decimal(first), _decimal(last) - _decimal(first)
+    inner = [_rounded(start + length * index / steps) for index in range(1, steps)]
     return _whole_where_all_are([first, *inner, last])
 
 
@@ -46,12 +49,18 @@ def inclusive_range(first: float, last: float, step: float) -> list[float]:
 
     `step` is not 0 and leads from first to last.
     """
+    if isinstance(first, int) and isinstance(last, int) and isinstance(step, int):
+        return list(range(first, last + (1 if step > 0 else -1), step))
     count = int((last - first) / step * (1 + 1e-9) + 1e-9)
-    values = [first + index * step for index in range(count + 1)]
-    return values if all(isinstance(end, int) for end in (first, last, step)) else [_rounded(v) for v in values]
+    return [_rounded(_decimal(first) + index * _decimal(step)) for index in range(count + 1)]
 
 
-def _rounded(value: float) -> float:
+def _decimal(number: float) -> Decimal:
+    """The number as it is written, not as it is stored."""
+    return Decimal(str(number))
+
+
+def _rounded(value: float | Decimal) -> float:
     return float(f"{value:.{_DIGITS}g}")
 
 

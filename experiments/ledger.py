@@ -95,6 +95,16 @@ class Ledger:
         """Another process of a trial starts."""
         self._study.record_attempt(trial.number, attempts)
 
+    def record_decision(self, plan: TrialPlan, stop_reason: str) -> None:
+        """A trial's report stops its configuration. Its attempt may report more before it ends: the decision stands."""
+        self._study.record_decision(self._trials[plan.signature].number, stop_reason)
+
+    def decided_before(self, plan: TrialPlan) -> str:
+        """Why an earlier run of the command decided to stop a trial's configuration; empty where it did not."""
+        trial = self.trial(plan)
+        in_study = self._in_study.get(trial.number) if trial is not None else None
+        return in_study.to_be_pruned if in_study is not None else ""
+
     def note(self, plan: TrialPlan, result: TrialResult) -> None:
         """A trial's last word is on disk: the study is told, and it is known from now on."""
         self._tell(self._trials[plan.signature], result)

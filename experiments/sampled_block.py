@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,9 +21,11 @@ from experiments.parameters import (
     count,
     enumerate_points,
     is_point,
+    size,
+    value_at,
 )
 from experiments.resolve import Resolver
-from experiments.rules import ABSENT, Rule, alternatives, fits, holds, is_range
+from experiments.rules import ABSENT, Rule, alternatives, fits, holds, in_range, is_range
 from experiments.space import Cell, KeyPath, WhenError, active, parents_first
 from experiments.spec_document import SampledKey
 from experiments.trial import Draw, TrialPlan, configuration
@@ -33,6 +35,8 @@ from wsol.config import ExperimentConfig
 SamplerName = Literal["tpe", "random", "gp", "qmc", "cmaes"]
 
 MAX_CORNERS = 500
+MAX_TRIED = 10_000
+"""So many points are looked at in search of one that the rules allow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +72,8 @@ class SampledBlock:
     @cached_property
     def key(self) -> str:
         """Tells this block from others: a hash of the space and the sampler, the same wherever the block stands."""
-        text = repr((sorted(map(repr, self.parameters)), sorted(self.fixed.items()), self.sampler, self.sampler_seed))
+        parameters = [replace(one, when=dict(sorted(one.when.items()))) if one.when else one for one in self.parameters]
+        text = repr((sorted(map(repr, parameters)), sorted(self.fixed.items()), self.sampler, self.sampler_seed))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def allows(self, point: Mapping[str, Any]) -> bool:
@@ -110,19 +115,43 @@ class SampledBlock:
         return (point for point in enumerate_points(self.parameters, self.fixed) if self.allows(point))
 
     def corners(self) -> Iterator[Point]:
-        """Points with every choice and every end of a range, so that a fault of one of them is found before training.
+        """Allowed points, so that a fault of one of them is found before training.
 
-        All combinations where they are few, else an even part of them.
+        Of the combinations of all choices and ends of ranges all where they are few, else an even part of them. And a
+        point with each of these values that is in none of those, if the rules leave one, or else with any value.
         """
         ends = [_ends(parameter) for parameter in self.parameters]
-        total = math.prod(map(len, ends))
-        rows = itertools.islice(itertools.product(*ends), 0, None, max(1, total // MAX_CORNERS))
         conditions = {parameter.key: parameter.when for parameter in self.parameters}
-        for row in itertools.chain(rows, _one_by_one(ends)):
-            values = dict(zip(conditions, row, strict=True))
-            point = active(values, conditions, self.resolver.unswept)
+        seen: set[tuple[str, str]] = set()
+        for row in _even_part(ends):
+            point = active(dict(zip(conditions, row, strict=True)), conditions, self.resolver.unswept)
             if self.allows(point):
+                seen |= _texts(point)
                 yield point
+        for parameter, values in zip(self.parameters, ends, strict=True):
+            key = parameter.key
+            for wanted in [*((value,) for value in values), ()]:
+                is_there = _texts({key: wanted[0]}) <= seen if wanted else any(key == name for name, _ in seen)
+                if not is_there and (found := self._point_with(key, wanted)) is not None:
+                    seen |= _texts(found)
+                    yield found
+
+    def _point_with(self, key: str, wanted: tuple[Any, ...]) -> Point | None:
+        """An allowed point that has a key, with one of these values if there are any; None where none is found."""
+        rules = [*self.exclude, *self.only]
+        conditions = [parameter.when for parameter in self.parameters if parameter.when is not None]
+        decisive = {key, *(name for rule in rules for name in rule)}  # the values of others change nothing
+        for parameter in reversed(self.parameters):
+            decisive |= (parameter.when or {}).keys() if parameter.key in decisive else set()
+
+        def tried(parameter: Parameter) -> Choice:
+            if parameter.key == key and wanted:
+                return Choice(key, wanted, parameter.when)
+            values = _probes(parameter, [*conditions, *rules])
+            return Choice(parameter.key, values if parameter.key in decisive else values[:1], parameter.when)
+
+        points = enumerate_points([tried(parameter) for parameter in self.parameters], self.fixed)
+        return next((p for p in itertools.islice(points, MAX_TRIED) if key in p and self.allows(p)), None)
 
 
 def read_sampled_block(reader: BlockReader, seeds: Sequence[int]) -> SampledBlock:
@@ -232,11 +261,44 @@ def _ends(parameter: Parameter) -> tuple[Any, ...]:
     return (kind(parameter.low), kind(parameter.high))
 
 
-def _one_by_one(ends: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
-    """Every end of every parameter, with the first ends of the others."""
-    for position, values in enumerate(ends):
-        for value in values:
-            yield tuple(value if other == position else of_other[0] for other, of_other in enumerate(ends))
+def _even_part(ends: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+    """The product, or about MAX_CORNERS of its rows in which every value comes about as often as the others."""
+    total = math.prod(map(len, ends))
+    step = max(1, total // MAX_CORNERS)
+    while math.gcd(step, total) > 1:
+        step += 1
+    return itertools.islice(itertools.product(*ends), 0, None, step)
+
+
+def _texts(point: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """The values of a point by key, in a form that can be looked up."""
+    return {(key, repr(value)) for key, value in point.items()}
+
+
+def _probes(parameter: Parameter, rules: Sequence[Rule]) -> tuple[Any, ...]:
+    """Values that stand for all of a parameter where rules are concerned: its ends first, those that a rule names, and
+    one between any two."""
+    if isinstance(parameter, Choice):
+        return parameter.values
+    wanted = [rule[parameter.key] for rule in rules if parameter.key in rule]
+    named = [end for one in wanted for end in (one.values() if is_range(one) else alternatives(one))]
+    marks = sorted(
+        {parameter.low, parameter.high}
+        | {end for end in named if in_range(end, {"min": parameter.low, "max": parameter.high})}
+    )
+    last = size(parameter)
+    if last is None:
+        between = [(low + high) / 2 for low, high in itertools.pairwise(marks)]
+        return tuple(dict.fromkeys(map(float, (*_ends(parameter), *marks, *between))))
+    steps = sorted({min(last - 1, index) for mark in marks for index in _around(parameter, mark)})
+    between_steps = [(low + high) // 2 for low, high in itertools.pairwise(steps)]
+    return tuple(value_at(parameter, index) for index in dict.fromkeys((0, last - 1, *steps, *between_steps)))
+
+
+def _around(parameter: Number, mark: float) -> tuple[int, int]:
+    """The steps of a parameter next to a number, or at it."""
+    steps = (mark - parameter.low) / (parameter.step or 1)
+    return math.floor(steps), math.ceil(steps)
 
 
 def _value(config: ExperimentConfig, key: str) -> Any:

@@ -189,6 +189,7 @@ class Scheduler:
         self._view.epoch(event.number, plan, event.row)
         if (reason := self._stop_reason(plan)) is not None:
             self._pruned[plan.configuration] = reason
+            self._ledger.record_decision(plan, reason)
             for number, live in self._live.items():
                 if live.plan.configuration == plan.configuration and self._is_pruned(live.plan):
                     self._executor.stop(number)
@@ -206,14 +207,16 @@ class Scheduler:
         return plan.configuration in self._pruned and self._ledger.may_be_pruned(plan)
 
     def _recall_pruned(self) -> None:
-        """What was pruned before, and what should have been when a crash came between.
+        """What was pruned before, what was to be, and what should have been when a crash came between.
 
-        What was reported then gives the same decisions again.
+        What was reported last and not decided on gives the decision that it would have given then.
         """
         for plan in self._agenda.plans.values():
             result = self._ledger.known.results.get(plan.signature)
             if result is not None and result.state is TrialState.PRUNED:
                 self._pruned.setdefault(plan.configuration, result.stop_reason)
+            elif self._ledger.may_be_pruned(plan) and (decided := self._ledger.decided_before(plan)):
+                self._pruned.setdefault(plan.configuration, decided)
         for plan in self._agenda.waiting:
             if (reason := self._stop_reason(plan)) is not None:
                 self._pruned[plan.configuration] = reason

@@ -149,7 +149,9 @@ def _path(key: str, value: dict[str, Any], label: str, spec_keys: Collection[str
             path.append(index)
             at = at[index]
         elif isinstance(at, list):
-            raise SpecError(f"got {names[0]} of a list of {len(at)}; expected one of its items, such as [0]", file=label)
+            raise SpecError(
+                f"got {names[0]} of a list of {len(at)}; expected one of its items, such as [0]", file=label
+            )
         else:
             step, taken = _step(names, at)
             del names[:taken]

@@ -22,17 +22,23 @@ from experiments.errors import UserError
 from experiments.trial import Stage, TrialPlan, TrialState
 
 _NUMBER, _SIGNATURE, _ATTEMPTS, _STOP_REASON = "trial", "signature", "attempts", "stop_reason"
+_TO_BE_PRUNED = "to_be_pruned"
 
 
 @dataclass(frozen=True)
 class StudyTrial:
-    """What the study knows of one trial."""
+    """What the study knows of one trial.
+
+    Attributes:
+        to_be_pruned: why its report stopped its configuration; empty where none has.
+    """
 
     number: int
     signature: str
     state: TrialState
     stop_reason: str
     attempts: int
+    to_be_pruned: str = ""
 
 
 class Study:
@@ -92,6 +98,10 @@ class Study:
         """Notes that another process of the trial starts."""
         self._set_attr(number, _ATTEMPTS, attempts)
 
+    def record_decision(self, number: int, stop_reason: str) -> None:
+        """Notes that the trial's report stops its configuration, before anything of that is stopped."""
+        self._set_attr(number, _TO_BE_PRUNED, stop_reason)
+
     def finish(self, number: int, *, state: TrialState, value: float | None, stop_reason: str = "") -> None:
         """Ends a trial as COMPLETE (with its objective value) or FAIL (with a reason)."""
         if stop_reason:
@@ -144,6 +154,7 @@ def _study_trial(trial: FrozenTrial) -> StudyTrial:
         state=TrialState[trial.state.name],
         stop_reason=attrs.get(_STOP_REASON, ""),
         attempts=attrs[_ATTEMPTS],
+        to_be_pruned=attrs.get(_TO_BE_PRUNED, ""),
     )
 
 

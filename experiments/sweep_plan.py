@@ -39,8 +39,9 @@ def drawn_before(spec: SweepSpec, stored: Iterable[StoredTrial]) -> list[list[Dr
     """For each sampled block what was drawn for it and still counts, in the order of the draws.
 
     A configuration belongs to the block that drew it; where the spec has no such block any more, to the first one whose
-    space has it, so that a block whose range was changed keeps the points that lie in the new one. It counts once, not
-    where a grid or zip has it already, and not beyond the block's budget.
+    space has it, so that a block whose range was changed keeps the points that lie in the new one. Blocks that differ
+    in nothing but their rules and budgets have one key: of them it belongs to the first that may have it. It counts
+    once, not where a grid or zip has it already, and not beyond the block's budget.
     """
     found: list[list[Drawn]] = [[] for _ in spec.blocks]
     if not spec.blocks:
@@ -52,8 +53,8 @@ def drawn_before(spec: SweepSpec, stored: Iterable[StoredTrial]) -> list[list[Dr
         config = _config(trial)
         if config is None or (identity := configuration(config)) in taken:
             continue
-        order = sorted(range(len(keys)), key=lambda index: keys[index] != draw.block)
-        for index in order if draw.block not in keys else order[:1]:
+        own = [index for index, key in enumerate(keys) if key == draw.block]
+        for index in own or range(len(keys)):
             block = spec.blocks[index]
             point = block.point_of(config)
             if point is not None and len(found[index]) < block.trials:
@@ -66,6 +67,12 @@ def drawn_before(spec: SweepSpec, stored: Iterable[StoredTrial]) -> list[list[Dr
 def next_draw(block: SampledBlock, stored: Iterable[StoredTrial]) -> int:
     """The number of the next draw of a block: all that led to a trial before, in the spec now or not, are used up."""
     return 1 + max((t.draw.number for t in stored if t.draw is not None and t.draw.block == block.key), default=-1)
+
+
+def stored_configuration(trial: StoredTrial) -> str | None:
+    """Which configuration a trial is of, see `TrialPlan.configuration`; None for one of another version."""
+    config = _config(trial)
+    return configuration(config) if config is not None else None
 
 
 def _config(trial: StoredTrial) -> ExperimentConfig | None:

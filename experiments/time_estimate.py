@@ -82,7 +82,7 @@ def estimate(plans: Sequence[TrialPlan], history: Iterable[TrialResult], *, slot
 
 
 def history(entries: Iterable[Entry], results: Path) -> Iterator[TrialResult]:
-    """Results of the sweep's own trials, then of other sweeps in the results folder."""
+    """Results of the sweep's own trials, then of other sweeps in the results folder; of equal trials the first."""
     own = [entry.result for entry in entries if entry.result is not None]
     yield from own
     seen = {result.signature for result in own}
@@ -90,6 +90,7 @@ def history(entries: Iterable[Entry], results: Path) -> Iterator[TrialResult]:
         for name in store.trial_names()[:MAX_RESULTS_A_SWEEP]:
             trial = store.stored_trial(name)
             if trial is not None and trial.signature not in seen and (result := read_result(trial)) is not None:
+                seen.add(result.signature)
                 yield result
 
 

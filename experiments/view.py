@@ -95,7 +95,7 @@ def counted(count: int, noun: str) -> str:
 def duration_text(seconds: float) -> str:
     """For people, in one or two units: `45 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     if minutes < 60:
         return f"{minutes} min"

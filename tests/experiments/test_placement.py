@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+
 import pytest
 
-from experiments.placement import Slot, cpu_slots, gpu_slots
+from experiments.placement import Slot, cpu_slots, gpu_slots, planned_slots
 
 
 def test_a_gpu_is_a_slot_and_the_cores_are_shared() -> None:
@@ -31,3 +34,48 @@ def test_cpu_slots(count: int | None, cores: int, slots: int, threads: int) -> N
     found = cpu_slots(count, cores=cores)
     assert found == [Slot(index=index, visible_devices="", threads=threads) for index in range(slots)]
     assert [slot.label for slot in found] == [f"cpu {index}" for index in range(slots)]
+
+
+class TestPlannedSlots:
+    @pytest.mark.parametrize(
+        ("durations", "slots", "placed", "end"),
+        [
+            ([], 1, [], 0.0),
+            ([], 3, [], 0.0),
+            ([5.0], 1, [0], 5.0),
+            ([5.0], 3, [0], 5.0),
+            ([1.0, 2.0, 3.0], 1, [0, 0, 0], 6.0),
+            ([1.0, 1.0, 1.0, 1.0, 1.0], 2, [0, 1, 0, 1, 0], 3.0),  # ties: the lowest slot
+            ([3.0, 1.0, 1.0, 1.0], 2, [0, 1, 1, 1], 3.0),
+            ([3.0, 1.0, 1.0, 1.0, 1.0], 2, [0, 1, 1, 1, 0], 4.0),
+            ([1.0, 9.0, 1.0], 2, [0, 1, 0], 9.0),  # the last to end is not the last to start
+            ([0.0, 0.0, 2.0], 2, [0, 0, 0], 2.0),
+        ],
+    )
+    def test_each_on_the_slot_that_is_free_first(
+        self, durations: list[float], slots: int, placed: list[int], end: float
+    ) -> None:
+        assert planned_slots(durations, slots=slots) == (placed, end)
+
+    def test_against_a_slow_loop(self) -> None:
+        random_ = random.Random(0)
+        for _ in range(300):
+            slots = random_.randrange(1, 6)
+            durations = [float(random_.randrange(5)) for _ in range(random_.randrange(12))]
+            assert planned_slots(durations, slots=slots) == slowly_planned(durations, slots)
+
+
+def slowly_planned(durations: Sequence[float], slots: int) -> tuple[list[int], float]:
+    """Second by second: whoever is next starts on the lowest slot where nothing runs. Durations are whole."""
+    left = [0.0] * slots
+    placed: list[int] = []
+    second = 0
+    while len(placed) < len(durations) or any(left):
+        while len(placed) < len(durations) and 0.0 in left:
+            slot = left.index(0.0)
+            left[slot] = durations[len(placed)]
+            placed.append(slot)
+        if any(left):
+            second += 1
+            left = [max(0.0, one - 1.0) for one in left]
+    return placed, float(second)

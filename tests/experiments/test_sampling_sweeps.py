@@ -35,6 +35,14 @@ seeds: 2
 BUDGETS = {"tpe": 16, "random": 6, "qmc": 6, "cmaes": 6, "gp": 12}
 """Enough for the model to have its say: of `tpe` and `gp` after 10 points."""
 
+BLOCK = """\
+  - sample: {train.lr: {float: [0.0001, 1.0]}}
+    sampler: random
+    trials: 3
+"""
+TO_A_HALF = "    only: [{train.lr: {max: 0.5}}]\n"
+FROM_A_HALF = "    only: [{train.lr: {min: 0.5}}]\n"
+
 SQUARE = """\
 experiment:
   task: wsddn
@@ -108,6 +116,22 @@ class TestOrder:
         assert set(first.signatures()) & set(second.signatures()) == set(first.signatures()[:2])  # those of the grid
 
 
+class TestLearning:
+    def test_from_what_a_grid_found_in_its_space(self, tmp_path: Path) -> None:
+        """The first draws of `tpe` are near the grid's best; without the grid they are all over."""
+        block = BLOCK.replace("random", "tpe").replace("trials: 3", "trials: 6")
+        grid = "  - grid: {train.lr: {linspace: [0.05, 0.95, 19]}}\n"
+        far = []
+        for name, blocks in (("with", grid + block), ("without", block)):
+            spec = SPEC.partition("search:")[0] + "search:\n" + blocks
+            sweep = SimulatedSweep(tmp_path, objective, name=name)
+            sweep.run(spec)
+            drawn = [entry.plan.config.train.lr for entry in sweep.entries(spec) if entry.plan.draw is not None]
+            assert len(drawn) == 6
+            far.append(sum(abs(rate - 0.3) for rate in drawn))
+        assert far[0] < far[1] / 2
+
+
 class TestBudget:
     @pytest.mark.parametrize("seed", range(4))
     def test_counts_configurations_exactly_over_any_restarts(self, tmp_path: Path, seed: int) -> None:
@@ -121,6 +145,19 @@ class TestBudget:
         assert Counter(Counter(entry.plan.configuration for entry in found).values()) == {2: 8}
         assert sorted(entry.plan.signature for entry in found) == sorted(sweep.signatures())
         assert sweep.run(spec).launched == []
+
+    @pytest.mark.parametrize("rules", [("", ""), (TO_A_HALF, FROM_A_HALF)], ids=["twins", "halves"])
+    def test_of_blocks_that_differ_in_their_rules_alone(self, tmp_path: Path, rules: tuple[str, str]) -> None:
+        """Each has its own, also in later runs."""
+        spec = SPEC.partition("search:")[0] + "search:\n" + "".join(BLOCK + rule for rule in rules)
+        sweep = SimulatedSweep(tmp_path, objective)
+        assert len(sweep.run(spec).launched) == 6
+        assert sweep.run(spec).launched == []
+        assert len(sweep.entries(spec)) == 6
+        (tmp_path / "pieces").mkdir()
+        pieces = SimulatedSweep(tmp_path / "pieces", objective)
+        pieces.run_in_pieces(spec, every=3)
+        assert len(pieces.signatures()) == 6
 
 
 class TestDuplicates:

@@ -64,6 +64,10 @@ class TestCells:
         assert len(sweep.entries(same)) == 6
         assert all(entry.state is TrialState.COMPLETE for entry in sweep.entries(same))
 
+    def test_spellings_of_one_number_are_one_trial(self, sweep: SimulatedSweep) -> None:
+        blocks = "  - grid: {train.lr: [1e-3]}\n  - grid: {train.lr: [0.001]}\n  - zip: {train.lr: [1.0e-3]}\n"
+        assert len(sweep.run(f"{HEAD}search:\n{blocks}").launched) == 1
+
     def test_one_that_is_removed_stays_in_the_store_and_leaves_the_tables(self, sweep: SimulatedSweep) -> None:
         sweep.run(EIGHT)
         assert sweep.run(SIX).launched == []

@@ -9,7 +9,7 @@ import pytest
 from experiments.placement import Slot
 from experiments.spec import SweepSpec
 from experiments.trial import TrialPlan
-from experiments.view import Best, Counts, PlainView, cell_text, epoch_text, value_text
+from experiments.view import Best, Counts, PlainView, cell_text, duration_text, epoch_text, value_text
 
 METRIC = "ap50_11pt/mean"
 
@@ -108,3 +108,31 @@ def test_an_epoch_without_the_objective(metrics: dict[str, float | None]) -> Non
 
 def test_waiting_is_the_rest() -> None:
     assert Counts(total=10, finished=4, failed=1, running=2).waiting == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (1, "1 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),  # and not 60 s
+        (60, "1 min"),
+        (89, "1 min"),
+        (91, "2 min"),
+        (59.4 * 60, "59 min"),
+        (59.6 * 60, "1 h 0 min"),  # and not 60 min
+        (3600, "1 h 0 min"),
+        (3600 + 5 * 60, "1 h 5 min"),
+        (2 * 3600 - 29, "2 h 0 min"),
+        (47 * 3600 + 29 * 60, "47 h 29 min"),
+        (47 * 3600 + 31 * 60, "2 d 0 h"),
+        (48 * 3600, "2 d 0 h"),
+        (76.4 * 3600, "3 d 4 h"),
+        (71.6 * 3600, "3 d 0 h"),
+        (1000 * 24 * 3600, "1000 d 0 h"),
+    ],
+)
+def test_durations_for_people(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text

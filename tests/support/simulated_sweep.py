@@ -33,6 +33,14 @@ class RunnerKilledError(Exception):
     """The runner is gone; nobody may catch this but the test."""
 
 
+class AttemptFailsError(Exception):
+    """An objective raises it where the attempt is to fail."""
+
+    def __init__(self, kind: FailureKind) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
 class SimulatedExecutor:
     """Attempts that report what a function says, epoch after epoch, and go on where `metrics.jsonl` ends.
 
@@ -76,7 +84,10 @@ class SimulatedExecutor:
             self._write_result(request)
             self._step()
             return [self._ended(request, None)]
-        row = self._row(request, epoch)
+        try:
+            row = self._row(request, epoch)
+        except AttemptFailsError as failure:
+            return [self._ended(request, AttemptError(kind=failure.kind, message="it failed"))]
         append_metrics(TrialPaths(request.folder), row)
         self._step()
         return [EpochDone(number=number, row=row)]
