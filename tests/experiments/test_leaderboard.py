@@ -214,8 +214,8 @@ class TestStages:
 
     def test_a_key_that_a_trial_does_not_read_is_an_empty_cell(self, load: Load, store: SweepStore) -> None:
         spec = load(
-            "experiment:\n  task: localizer\n  data: {root: digits}\n  model: {backbone: tiny, weights: none}\nsearch:\n"
-            "  - grid: {model.pooling: [max, topk], model.topk: {values: [2], when: {model.pooling: topk}}}\n"
+            "experiment:\n  task: localizer\n  data: {root: digits}\n  model: {backbone: tiny, weights: none}\n"
+            "search:\n  - grid: {model.pooling: [max, topk], model.topk: {values: [2], when: {model.pooling: topk}}}\n"
         )
         made = entries(spec, store, [result({"cls_ap/mean": 0.5}), result({"cls_ap/mean": 0.25})])
         write_tables(store, spec, made)

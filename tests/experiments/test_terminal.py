@@ -262,8 +262,8 @@ class TestEqualMetrics:
         spec = load(GRID % "0.1, 0.2, 0.3" + "seeds: 2\n")
         text = report(spec, entries(spec, values(0.1, 0.3, 0.3, 0.2, 0.3, 0.5)))
         assert (
-            "warning: trials 1, 2, 4 have the same metrics to the last bit, though they differ in seed, train.lr: did it"
-            " reach the trainer?" in " ".join(text.split())
+            "warning: trials 1, 2, 4 have the same metrics to the last bit, though they differ in seed, train.lr: did"
+            " it reach the trainer?" in " ".join(text.split())
         )
 
     def test_that_are_not_equal_are_not_mentioned(self, load: Load, entries: Make) -> None:
