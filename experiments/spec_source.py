@@ -145,7 +145,7 @@ def _path(key: str, value: dict[str, Any], label: str, spec_keys: Collection[str
             index = int(names.pop(0)[1:-1])
             if not isinstance(at, list) or index >= len(at):
                 count = len(at) if isinstance(at, list) else 0
-                raise SpecError(f"got item [{index}] of a list of {count}", file=label)
+                raise SpecError(f"got item [{index}] of a list of {count}; expected one that is there", file=label)
             path.append(index)
             at = at[index]
         elif isinstance(at, list):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -102,7 +102,7 @@ def explain(error: ValidationError, *, model: type[BaseModel], value: Any) -> li
     """
     messages: dict[KeyPath, str] = {}
     for detail in error.errors(include_url=False):
-        path = _path_in(value, detail["loc"])
+        path = _path_in(value, detail["loc"], is_missing=detail["type"] == "missing")
         message = _message(detail, path, model)
         messages[path] = _either(messages[path], message) if path in messages else message
     # A list that one member of a union refuses as a whole and another for its items: the items say more.
@@ -114,14 +114,16 @@ def _either(message: str, other: str) -> str:
     """Two members of a union refused the same value: one message that says what each allows."""
     expected, hint, nearest = message.partition("; did you mean ")
     alternative = other.partition("; expected ")[2].partition("; did you mean ")[0]
+    if not alternative:  # it says what is wrong with a value that has the right type
+        return other
     return f"{expected} or {alternative}{hint}{nearest}" if alternative not in expected else message
 
 
-def _path_in(value: Any, loc: Iterable[str | int]) -> KeyPath:
-    """`loc` less the names of union members that pydantic puts in between."""
+def _path_in(value: Any, loc: Sequence[str | int], *, is_missing: bool) -> KeyPath:
+    """`loc` less the names of union members that pydantic puts in between; its last part may be missing in `value`."""
     path: list[str | int] = []
-    for part in loc:
-        if isinstance(value, Mapping) and isinstance(part, str):
+    for position, part in enumerate(loc, start=1):
+        if isinstance(value, Mapping) and (part in value or (is_missing and position == len(loc))):
             path.append(part)
             value = value.get(part)
         elif isinstance(value, (list, tuple)) and isinstance(part, int) and part < len(value):

@@ -228,10 +228,10 @@ seeds: 3
     @pytest.mark.parametrize(
         ("setting", "problem"),
         [
-            ("search[2]=1", "got item [2] of a list of 2"),
-            ("search[0].exclude[1]=1", "got item [1] of a list of 1"),
-            ("seeds[0]=1", "got item [0] of a list of 0"),
-            ("nothing[0]=1", "got item [0] of a list of 0"),
+            ("search[2]=1", "got item [2] of a list of 2; expected one that is there"),
+            ("search[0].exclude[1]=1", "got item [1] of a list of 1; expected one that is there"),
+            ("seeds[0]=1", "got item [0] of a list of 0; expected one that is there"),
+            ("nothing[0]=1", "got item [0] of a list of 0; expected one that is there"),
             ("search.trials=1", "got trials of a list of 2; expected one of its items, such as [0]"),
             ("search[0].grid.train.lr.values=1", "got values of a list of 2; expected one of its items, such as [0]"),
             ("extends=base.yaml", "got extends as a setting; expected it in the spec's file"),
