@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from experiments.errors import SpecError
 from experiments.input_checks import check_inputs
 from experiments.spec import SweepSpec, load_spec
 
-SHIPPED = sorted((Path(__file__).resolve().parents[2] / "sweeps").glob("*.yaml"))
+REPOSITORY = Path(__file__).resolve().parents[2]
+SEEDS = [*sorted((REPOSITORY / "sweeps").glob("*.yaml")), *sorted((REPOSITORY / "tests" / "golden").glob("*.yaml"))]
+"""What is shipped, and the golden specs: between them they have every kind of block, rule and section."""
 
 NASTY = [
     "\t",
@@ -56,12 +59,25 @@ NASTY += [
     "digits",
     "/",
 ]
+NASTY += ["when: {}", "{min: 1}", "int: [1, 2]", "step: 0", "choice: []", "range: [1, 9e9, 1]", "trials: 3", "seed: 1"]
+NASTY += ["extends: quickstart.yaml", "${A:-1}", "${", "model.pooling", "[1, [2]]", "sampler: gp", "only: [{}]"]
+SETTINGS = [
+    "train.epochs=3",
+    "seeds=2",
+    "search[0].trials=2",
+    "search[1]=x",
+    "final=null",
+    "a=",
+    "=b",
+    "x.y=[",
+    "seeds[0]=7",
+]
 
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """A shipped spec with some lines dropped, doubled or moved and some characters replaced."""
-    lines = draw(st.sampled_from(SHIPPED)).read_text("utf-8").splitlines(keepends=True)
+    """A spec with some lines dropped, doubled or moved and some characters replaced."""
+    lines = draw(st.sampled_from(SEEDS)).read_text("utf-8").splitlines(keepends=True)
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(lines) - 1))
         kind = draw(st.sampled_from(["drop", "double", "move", "insert", "replace", "cut"]))
@@ -83,17 +99,26 @@ def mutated(draw: st.DrawFn) -> bytes:
     return content[:at] + draw(st.sampled_from([b"", b"", b"", b"\xff", b"\r", b"\x00"])) + content[at:]
 
 
-@settings(max_examples=120, deadline=None)
-@given(mutated())
-def test_a_damaged_spec_is_a_spec_or_a_spec_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    file = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Has what specs extend."""
+    made = tmp_path_factory.mktemp("specs")
+    for seed in SEEDS:
+        shutil.copy(seed, made)
+    return made
+
+
+@settings(max_examples=300, deadline=None)
+@given(mutated(), st.lists(st.sampled_from(SETTINGS), max_size=2))
+def test_a_damaged_spec_is_a_spec_or_a_spec_error(folder: Path, content: bytes, given_settings: list[str]) -> None:
+    file = folder / "fuzzed.yaml"
     file.write_bytes(content)
     where = str(file)
     try:
-        spec = load_spec(file)
+        spec = load_spec(file, given_settings)
         assert isinstance(spec, SweepSpec)
-        assert spec.plans
+        assert spec.corners
         check_inputs(spec)
     except SpecError as error:
         where = error.where
-    assert re.fullmatch(rf"{file}(:\d+)?", where)
+    assert re.fullmatch(rf"{folder}/[\w.]+\.yaml(:\d+)?|--set .*", where, re.DOTALL)
