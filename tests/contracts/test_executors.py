@@ -314,12 +314,15 @@ OWNER = {
         from experiments.executors.base import AttemptRequest, EpochDone
         from experiments.executors.local import LocalExecutor
         from experiments.placement import Slot
+        from experiments.trial import signature
+        from wsol.config import ExperimentConfig
 
         if __name__ == "__main__":
             config, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
             slot = Slot(0, "", 1)
             executor = LocalExecutor(slots=[slot])
-            executor.launch(AttemptRequest(0, "0" * 64, 1, config, folder, slot))
+            identity = signature(ExperimentConfig.model_validate(config))
+            executor.launch(AttemptRequest(0, identity, 1, config, folder, slot))
             while not any(isinstance(event, EpochDone) for event in executor.wait(1.0)):
                 pass
             print("epoch", flush=True)
