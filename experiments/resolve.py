@@ -133,7 +133,7 @@ class Resolver:
         if not all(id(section) in self._texts for _, section in sections):
             texts = identity_texts(config)
             kept = {id(section) for section in self._sections.values()}
-            self._texts |= {id(section): texts[name] for name, section in sections if id(section) in kept}
+            self._texts |= {id(section): texts.get(name, "") for name, section in sections if id(section) in kept}
             return texts
         texts = {name: self._texts[id(section)] for name, section in sections}
         return {**texts, "seed": str(config.seed), "task": f'"{config.task}"'}

@@ -98,7 +98,7 @@ def configuration(config: ExperimentConfig) -> str:
 
 
 def identity_texts(config: ExperimentConfig) -> dict[str, str]:
-    """The identity of a config as JSON, in parts: one for each of its sections and other keys."""
+    """The identity of a config as JSON, in parts: one for each of its sections and other keys, if it has any."""
     return {
         name: json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
         for name, value in config.identity().items()

@@ -50,6 +50,8 @@ class TrainingPlan:
         epochs: in all.
         lr: learning rate at the start.
         accumulate: batches a step of the optimizer.
+        checkpoint_every_epochs: a checkpoint is saved at the end of every so many; None where minutes say when.
+        checkpoint_every_minutes: one is saved at the first step after so many; None where epochs say when.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         post_processing: of predictions.
         metrics: names of those that are measured.
@@ -60,6 +62,8 @@ class TrainingPlan:
     epochs: int
     lr: float
     accumulate: int
+    checkpoint_every_epochs: int | None
+    checkpoint_every_minutes: int | None
     evaluate_every: int
     post_processing: PostProcessing
     metrics: tuple[str, ...]
@@ -109,11 +113,14 @@ def prepare_data(
 
 def build_plan(config: ExperimentConfig) -> TrainingPlan:
     """The plan of a trial."""
+    number, unit = config.checkpoint.every.split()
     return TrainingPlan(
         seed=config.seed,
         epochs=config.train.epochs,
         lr=config.train.lr,
         accumulate=config.train.accumulate,
+        checkpoint_every_epochs=int(number) if unit.startswith("epoch") else None,
+        checkpoint_every_minutes=int(number) if unit.startswith("minute") else None,
         evaluate_every=config.evaluate.every,
         post_processing=build_post_processing(config),
         metrics=metrics_of(config.task, config.evaluate.metrics),

@@ -45,7 +45,7 @@ def save(folder: Path, state: Mapping[str, Any], *, number: int) -> Path:
         folder: made where it is missing. One writer at a time.
         state: what `torch.load(weights_only=True)` reads: tensors, numbers, strings, None, and dicts, lists and
             tuples of them.
-        number: epochs that are done, >= 0.
+        number: >= 0; grows with what the trial has done.
 
     Returns:
         The file.
@@ -64,7 +64,7 @@ def save(folder: Path, state: Mapping[str, Any], *, number: int) -> Path:
 def load_latest(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint of a folder that is whole, on the CPU; None where there is none.
 
-    A broken one is passed over with a warning: its epochs are trained again, with the same result.
+    A broken one is passed over with a warning: its steps are made again, with the same result.
     """
     for entry in sorted(_entries(folder), reverse=True):
         try:

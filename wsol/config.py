@@ -6,6 +6,7 @@ cannot change a result (`RESULT_NEUTRAL_KEYS`) is left out of the trial's signat
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -14,7 +15,7 @@ from wsol.backbone_names import BACKBONE_STAGES, check_backbone_name
 from wsol.key_reads import Except, ReadWhen
 from wsol.metrics.names import parse_metric
 
-RESULT_NEUTRAL_KEYS = frozenset({"data.workers", "evaluate.pictures"})
+RESULT_NEUTRAL_KEYS = frozenset({"data.workers", "evaluate.pictures", "checkpoint.every"})
 """Keys that cannot change a result, as dotted paths. They are no part of a signature."""
 
 
@@ -371,6 +372,23 @@ class EvaluateConfig(_Section):
         return metrics
 
 
+_EPOCHS_OR_MINUTES = "[1-9][0-9]{0,5} (epoch|minute)s?"
+
+
+class CheckpointConfig(_Section):
+    """When the state of a training is saved."""
+
+    every: Annotated[str, Field(json_schema_extra={"pattern": f"^{_EPOCHS_OR_MINUTES}$"})] = "1 epoch"
+    """How much may be lost, as epochs (`2 epochs`) or as minutes (`10 minutes`). Cannot change a result."""
+
+    @field_validator("every")
+    @classmethod
+    def _check_every(cls, every: str) -> str:
+        if not re.fullmatch(_EPOCHS_OR_MINUTES, every):
+            raise ValueError("expected a number of epochs or of minutes, such as 2 epochs or 10 minutes")
+        return every
+
+
 class ExperimentConfig(_Section):
     """One trial, fully resolved."""
 
@@ -383,6 +401,7 @@ class ExperimentConfig(_Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
     def identity(self) -> dict[str, Any]:
         """The whole config as JSON values, less `RESULT_NEUTRAL_KEYS`. Configs of equal identity give equal results."""
@@ -393,7 +412,7 @@ class ExperimentConfig(_Section):
             for name in sections:
                 section = section[name]
             del section[leaf]
-        return values
+        return {name: value for name, value in values.items() if value != {}}
 
     @model_validator(mode="after")
     def _check_metrics_of_task(self) -> Self:

@@ -1,17 +1,18 @@
 """Trains one trial, from its config to its metrics. Stopped at any moment, the next call goes on to the same result.
 
 Nothing random is carried from step to step: order, views, dropout masks are drawn from seeds that depend on the
-trial's seed, the epoch and the step. A checkpoint after each epoch therefore holds weights, optimizer and schedule,
-and no generator's state. On the CPU, with the same number of threads, the result is the same to the bit.
+trial's seed, the epoch and the step. A checkpoint after any step of the optimizer therefore holds weights, optimizer,
+schedule and how far the training is, and no generator's state. On the CPU, with the same number of threads, the result
+is the same to the bit.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +37,7 @@ Item = TypeVar("Item")
 
 
 class Interrupted(Exception):
-    """`should_stop` said so. Everything up to the last finished epoch is saved."""
+    """`should_stop` said so. Everything up to the last step is saved."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -92,6 +93,25 @@ class _Run:
     should_stop: Callable[[], bool]
 
 
+@dataclass(frozen=True)
+class _Progress:
+    """How far a training is.
+
+    Attributes:
+        epoch: the one that is being trained or comes next, from 1.
+        batches: of that epoch that are done.
+        images: in these batches.
+        sums: of the model's losses over these images; tensors until they are saved.
+        seconds: of wall clock that the epoch has taken so far.
+    """
+
+    epoch: int
+    batches: int = 0
+    images: int = 0
+    sums: Mapping[str, Tensor | float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
 def fit(
     config: ExperimentConfig,
     *,
@@ -104,9 +124,10 @@ def fit(
 ) -> FitResult:
     """Trains and evaluates a trial, going on from the newest checkpoint in `checkpoint_dir`.
 
-    An epoch is: train, evaluate where it is due, `on_epoch`, save the checkpoint. Whoever keeps records thus has that
-    of an epoch before the epoch counts as done, and after a stop in between gets it again: `on_resume` says which
-    records count. Torch's global state (generators, determinism) is as before when this returns or raises.
+    An epoch is: train, evaluate where it is due, `on_epoch`, save a checkpoint where one is due. Whoever keeps records
+    thus has that of an epoch before the epoch counts as done, and after a stop in between gets it again: `on_resume`
+    says which records count. Checkpoints are saved as `checkpoint.every` says, after the last epoch, and when
+    `should_stop` says so. Torch's global state (generators, determinism) is as before when this returns or raises.
 
     Args:
         config: of the trial.
@@ -134,52 +155,112 @@ def fit(
         model = build_model(config, num_classes=len(data.classes)).to(device)
         optimizer, schedule = build_optimizer(config, model, batches_per_epoch=data.batches.batches_per_epoch)
         run = _Run(plan, data, model, optimizer, schedule, device, should_stop)
-        done = 0 if saved is None else _restore(run, saved, checkpoint_dir)
-        on_resume(done)
-        return _train(run, checkpoint_dir, first_epoch=done + 1, on_epoch=on_epoch)
+        start = _Progress(epoch=1) if saved is None else _restore(run, saved, checkpoint_dir)
+        on_resume(start.epoch - 1)
+        return _train(run, checkpoint_dir, start=start, on_epoch=on_epoch)
 
 
-def _train(run: _Run, checkpoint_dir: Path, *, first_epoch: int, on_epoch: Callable[[EpochRecord], None]) -> FitResult:
-    result = None
-    for epoch in range(first_epoch, run.plan.epochs + 1):
-        started = time.perf_counter()
-        lr = run.plan.lr * run.schedule.lr_lambdas[0](run.schedule.last_epoch)
-        losses = _train_epoch(run, epoch)
-        due = epoch % run.plan.evaluate_every == 0 or epoch == run.plan.epochs
-        result = _evaluate(run, epoch) if due else None
-        record = EpochRecord(
-            epoch=epoch,
-            loss=sum(losses.values()),
-            losses=losses,
-            lr=lr,
-            metrics=result.metrics if result else {},
-            duration_s=time.perf_counter() - started,
-        )
-        on_epoch(record)
-        checkpoint.save(checkpoint_dir, _state(run, epoch), number=epoch)
+def _train(run: _Run, checkpoint_dir: Path, *, start: _Progress, on_epoch: Callable[[EpochRecord], None]) -> FitResult:
+    result, progress = None, start
+    checkpoints = _Checkpoints(run, checkpoint_dir, start)
+    while progress.epoch <= run.plan.epochs:
+        lr = _lr_at_start(run, progress)
+        try:
+            for trained in _train_epoch(run, progress):
+                progress = trained
+                checkpoints.after_step(progress)
+            began = time.perf_counter()
+            due = progress.epoch % run.plan.evaluate_every == 0 or progress.epoch == run.plan.epochs
+            result = _evaluate(run, progress.epoch) if due else None
+        except Interrupted:
+            checkpoints.save(progress)
+            raise
+        on_epoch(_record(progress, lr=lr, result=result, duration_s=progress.seconds + time.perf_counter() - began))
+        progress = _Progress(epoch=progress.epoch + 1)
+        checkpoints.after_epoch(progress)
     return result or _evaluate(run, run.plan.epochs)  # nothing was left to train: stopped after the last checkpoint
 
 
-def _train_epoch(run: _Run, epoch: int) -> dict[str, float]:
-    """Means of the model's losses over the images."""
+def _lr_at_start(run: _Run, progress: _Progress) -> float:
+    """The learning rate with which the epoch of `progress` began."""
+    steps = math.ceil(progress.batches / run.plan.accumulate)
+    return float(run.plan.lr * run.schedule.lr_lambdas[0](run.schedule.last_epoch - steps))
+
+
+def _record(progress: _Progress, *, lr: float, result: FitResult | None, duration_s: float) -> EpochRecord:
+    losses = {name: float(total) / progress.images for name, total in progress.sums.items()}
+    return EpochRecord(
+        epoch=progress.epoch,
+        loss=sum(losses.values()),
+        losses=losses,
+        lr=lr,
+        metrics=result.metrics if result else {},
+        duration_s=duration_s,
+    )
+
+
+def _train_epoch(run: _Run, start: _Progress) -> Iterator[_Progress]:
+    """Trains the rest of an epoch; yields after each step of the optimizer."""
     run.model.train()
-    sums: dict[str, Tensor] = {}
-    images = micro_step = 0
-    batches = _until_stopped(run.data.batches.training_epoch(epoch), run.should_stop)
+    progress, began = start, time.perf_counter()
+    batches = _until_stopped(run.data.batches.training_epoch(start.epoch, after=start.batches), run.should_stop)
     while group := list(islice(batches, run.plan.accumulate)):
-        in_step = sum(len(batch) for batch in group)
-        run.optimizer.zero_grad()
-        for batch in group:
-            micro_step += 1
-            _seed_torch(derive_seed(run.plan.seed, "training", epoch, micro_step), run.device)
-            where = f"epoch {epoch}, step {micro_step}"
-            losses = _gradients(run, batch, share=len(batch) / in_step, where=where)
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss * len(batch)
-        run.optimizer.step()
-        run.schedule.step()
-        images += in_step
-    return {name: float(total) / images for name, total in sums.items()}
+        progress = _step(run, progress, group)
+        yield replace(progress, seconds=start.seconds + time.perf_counter() - began)
+
+
+def _step(run: _Run, progress: _Progress, group: Sequence[ImageBatch]) -> _Progress:
+    """One step of the optimizer on the mean loss over the images of some batches."""
+    images = sum(len(batch) for batch in group)
+    sums = dict(progress.sums)
+    run.optimizer.zero_grad()
+    for number, batch in enumerate(group, start=progress.batches + 1):
+        _seed_torch(derive_seed(run.plan.seed, "training", progress.epoch, number), run.device)
+        where = f"epoch {progress.epoch}, step {number}"
+        for name, loss in _gradients(run, batch, share=len(batch) / images, where=where).items():
+            sums[name] = sums.get(name, 0.0) + loss * len(batch)
+    run.optimizer.step()
+    run.schedule.step()
+    return replace(progress, batches=progress.batches + len(group), images=progress.images + images, sums=sums)
+
+
+class _Checkpoints:
+    """Saves the state of a training when it is due.
+
+    Args:
+        start: where the training goes on: nothing has to be saved there.
+    """
+
+    def __init__(self, run: _Run, folder: Path, start: _Progress) -> None:
+        self._run, self._folder = run, folder
+        self._last = start
+        self._saved_at = time.monotonic()
+
+    def after_step(self, progress: _Progress) -> None:
+        """Saves when the minutes are over."""
+        minutes = self._run.plan.checkpoint_every_minutes
+        if minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes:
+            self.save(progress)
+
+    def after_epoch(self, progress: _Progress) -> None:
+        """Saves when the epochs or the minutes are over, and after the last epoch.
+
+        Args:
+            progress: at the start of the next epoch.
+        """
+        done, every = progress.epoch - 1, self._run.plan.checkpoint_every_epochs
+        if done == self._run.plan.epochs or (every is not None and done % every == 0):
+            self.save(progress)
+        else:
+            self.after_step(progress)
+
+    def save(self, progress: _Progress) -> None:
+        """Saves, unless it was done at this very point."""
+        if progress is not self._last:
+            steps = self._run.schedule.last_epoch
+            # even in the midst of an epoch, its last step included, and odd once its record is out
+            checkpoint.save(self._folder, _state(self._run, progress), number=2 * steps + (progress.batches == 0))
+        self._last, self._saved_at = progress, time.monotonic()
 
 
 def _gradients(run: _Run, batch: ImageBatch, *, share: float, where: str) -> dict[str, Tensor]:
@@ -217,13 +298,13 @@ def _until_stopped(items: Iterable[Item], should_stop: Callable[[], bool]) -> It
     """Raises `Interrupted` instead of giving the next item, once `should_stop` says so."""
     for item in items:
         if should_stop():
-            raise Interrupted("stopped on request; finished epochs are saved")
+            raise Interrupted("stopped on request; all steps are saved")
         yield item
 
 
-def _state(run: _Run, epoch: int) -> dict[str, Any]:
+def _state(run: _Run, progress: _Progress) -> dict[str, Any]:
     return {
-        "epoch": epoch,
+        "progress": asdict(replace(progress, sums={name: float(total) for name, total in progress.sums.items()})),
         "model": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "schedule": run.schedule.state_dict(),
@@ -231,13 +312,12 @@ def _state(run: _Run, epoch: int) -> dict[str, Any]:
     }
 
 
-def _restore(run: _Run, saved: dict[str, Any], checkpoint_dir: Path) -> int:
-    """The number of epochs that are done."""
+def _restore(run: _Run, saved: dict[str, Any], checkpoint_dir: Path) -> _Progress:
     try:
         run.model.load_state_dict(saved["model"])
         run.optimizer.load_state_dict(saved["optimizer"])
         run.schedule.load_state_dict(saved["schedule"])
-        return int(saved["epoch"])
+        return _Progress(**saved["progress"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"got a checkpoint in {checkpoint_dir} that this version cannot use: {error}") from error
 

@@ -37,7 +37,7 @@ class TestWholeMessages:
             pytest.param(
                 "{EXPERIMENT}\n  trian: {epochs: 3}\n",
                 "sweep.yaml:5: got unknown key 'trian'; expected one of task, seed, data, proposals, model, train, "
-                "evaluate; did you mean train?",
+                "evaluate, checkpoint; did you mean train?",
                 id="misspelt section",
             ),
             pytest.param(

@@ -105,6 +105,7 @@ OTHER_VALUES: dict[str, Any] = {
     "evaluate.box_components": "all",
     "evaluate.metrics": ["ap30_area"],
     "evaluate.pictures": 0,
+    "checkpoint.every": "10 minutes",
 }
 
 

@@ -57,7 +57,7 @@ def _config(root: Path, task: str = "wsddn", **changes: Any) -> ExperimentConfig
         *sections, name = key.split("__")
         target = values
         for section in sections:
-            target = target[section]
+            target = target.setdefault(section, {})
         target[name] = value
     return ExperimentConfig.model_validate(values)
 
@@ -228,6 +228,61 @@ def test_so_it_does_with_everything_switched_on(root: Path, tmp_path: Path, task
     assert _everything(pieces, result) == expected
 
 
+THREE_STEPS = {"train__batch_size": 1, "train__accumulate": 5, "train__epochs": 3}
+"""Steps of 5, 5 and 2 batches of one image."""
+
+
+@pytest.fixture(scope="module")
+def whole(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    attempts = Attempts(tmp_path_factory.mktemp("whole"))
+    return _everything(attempts, attempts.run(_config(root, **THREE_STEPS)))
+
+
+def test_stopped_again_and_again_it_goes_on_at_the_step(root: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
+    """No stop loses a step: each attempt makes at least one, and 9 steps and 3 evaluations are soon made."""
+    config = _config(root, **THREE_STEPS)
+    attempts = Attempts(tmp_path)
+    steps = []
+    for stop in range(40):
+        try:
+            result = attempts.run(config, should_stop=_after(7 + stop % 3))
+            break
+        except Interrupted:
+            progress = attempts.state()["progress"]
+            steps.append((progress["epoch"], progress["batches"]))
+    assert steps == sorted(steps)
+    assert {5, 0} <= {batches for _, batches in steps}  # in the midst of an epoch, and between two
+    assert _everything(attempts, result) == whole
+
+
+@pytest.mark.parametrize(
+    ("every", "saved"),
+    [("1 epoch", [7, 13, 19]), ("2 epochs", [13, 19]), ("5 epochs", [19]), ("1 minute", [4, 8, 12, 16, 19])],
+)
+def test_checkpoints_come_as_often_as_they_are_to(
+    root: Path, tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, every: str, saved: list[int]
+) -> None:
+    """Three steps an epoch; the clock goes 30 s a step."""
+    numbers, clock = [], [0.0]
+    save, step = checkpoint.save, torch.optim.SGD.step
+
+    def noted(folder: Path, state: dict[str, Any], *, number: int) -> Path:
+        numbers.append(number)
+        return save(folder, state, number=number)
+
+    def timed(self: torch.optim.SGD, closure: None = None) -> None:
+        clock[0] += 30.0
+        step(self, closure)
+
+    monkeypatch.setattr(checkpoint, "save", noted)
+    monkeypatch.setattr(torch.optim.SGD, "step", timed)
+    monkeypatch.setattr("wsol.training.time.monotonic", lambda: clock[0])
+    attempts = Attempts(tmp_path)
+    result = attempts.run(_config(root, **THREE_STEPS, checkpoint__every=every))
+    assert numbers == saved
+    assert _everything(attempts, result) == whole
+
+
 def test_accumulated_batches_are_one_large_batch(root: Path, tmp_path: Path) -> None:
     """12 images: two steps of 6 an epoch, however they are cut."""
     weights = []
@@ -311,7 +366,7 @@ def test_records_say_what_happened(root: Path, tmp_path: Path) -> None:
     assert [bool(row.metrics) for row in attempts.rows] == [False, False, True, True]  # every 3, and the last
     assert all(row.loss == sum(row.losses.values()) > 0 for row in attempts.rows)
     assert all(row.duration_s > 0 for row in attempts.rows)
-    assert saved_before[:3] == [[], ["checkpoint-000001"], ["checkpoint-000001", "checkpoint-000002"]]
+    assert saved_before[:3] == [[], ["checkpoint-000007"], ["checkpoint-000007", "checkpoint-000013"]]
     assert result.metrics == attempts.rows[-1].metrics
 
 
@@ -439,7 +494,7 @@ def test_a_loss_that_is_not_finite_does_not_reach_the_weights(
     model, weights, image_ids = seen[-1]
     assert str(raised.value).endswith(", ".join(image_ids))
     assert b"".join(p.detach().numpy().tobytes() for p in model.parameters()) == weights
-    assert attempts.state()["epoch"] == 1
+    assert attempts.state()["progress"]["epoch"] == 2
 
 
 def test_predictions_of_nan_stop_the_trial_like_a_loss(
@@ -454,7 +509,7 @@ def test_predictions_of_nan_stop_the_trial_like_a_loss(
     attempts = Attempts(tmp_path)
     with pytest.raises(NonFiniteLossError, match="NaN for image val_.*, in the evaluation after epoch 3"):
         attempts.run(_config(root))
-    assert attempts.state()["epoch"] == 2
+    assert attempts.state()["progress"]["epoch"] == 3
 
 
 def test_a_checkpoint_of_another_trial_is_refused(root: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Images to batches: what is drawn, in which order, by which processes.
 
 An item is asked for by a `Draw`, which holds all that makes it random, so items do not depend on which process makes
-them, on how many there are or on what was asked before. A pass is a list of draws. Continuing a training at an epoch
-therefore needs the epoch's number and nothing else.
+them, on how many there are or on what was asked before. A pass is a list of draws. Continuing a training in the midst
+of an epoch therefore needs two numbers and nothing else: the epoch and the batches of it that are done.
 """
 
 from __future__ import annotations
@@ -239,13 +239,14 @@ class BatchLoader:
         """Training batches an epoch."""
         return math.ceil(len(self._data.training.images) / self._batch_size)
 
-    def training_epoch(self, epoch: int) -> Iterator[ImageBatch]:
-        """Every training image once, in an order drawn from (seed, epoch)."""
+    def training_epoch(self, epoch: int, *, after: int = 0) -> Iterator[ImageBatch]:
+        """Every training image once, in an order drawn from (seed, epoch); the first `after` batches are left out."""
         order = generator(self._seed, "order", epoch).permutation(len(self._data.training.images)).tolist()
         return self._batches(
             [
                 [Draw(True, index, self._augmentation.view(epoch=epoch, index=index, batch=batch)) for index in indices]
                 for batch, indices in enumerate(_split(order, self._batch_size))
+                if batch >= after
             ]
         )
 
