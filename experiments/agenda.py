@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from experiments.final_stage import best_configuration, by_configuration, held_back_by
 from experiments.ledger import Ledger
@@ -66,12 +66,20 @@ class Agenda:
         corners = self._spec.corners[len(self._spec.plans) :] if any(b.open_budget for b in self._blocks) else ()
         return [*self._waiting, *corners]
 
-    def next_plan(self) -> TrialPlan | None:
-        """The next trial to start; None where none is left, but for those that are running."""
+    def next_plan(
+        self, choose: Callable[[Sequence[TrialPlan]], TrialPlan] = lambda waiting: waiting[0]
+    ) -> TrialPlan | None:
+        """The next trial to start; None where none is left, but for those that are running.
+
+        Args:
+            choose: takes one of the trials that wait, at least one, in the order in which they would start.
+        """
         while not self._waiting:
             if not self._draw():
                 return None
-        return self._waiting.popleft()
+        plan = choose(self._waiting)
+        self._waiting.remove(plan)
+        return plan
 
     def exhausted(self) -> list[str]:
         """A line for each sampled block whose space had fewer configurations left than it was to try."""

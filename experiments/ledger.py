@@ -6,6 +6,9 @@ crash came between.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from experiments.disk_space import Patiently, once
 from experiments.knowledge import Knowledge
 from experiments.reuse import Library
 from experiments.spec_document import Objective
@@ -14,6 +17,7 @@ from experiments.store import (
     SweepStore,
     TrialResult,
     exempt_from_pruning,
+    limit_images_at_a_time,
     read_metrics,
     read_result,
     trained_s,
@@ -31,6 +35,7 @@ class Ledger:
         retry_failed: failed trials are taken up again, each from its checkpoint.
         continue_pruned: pruned ones are, too; they are not pruned a second time.
         library: results of other sweeps, which stand for trials of this one; None: every trial runs here.
+        patiently: does a write that may be repeated; see `disk_space.PatientWriter`.
     """
 
     def __init__(
@@ -42,7 +47,9 @@ class Ledger:
         retry_failed: bool = False,
         continue_pruned: bool = False,
         library: Library | None = None,
+        patiently: Patiently = once,
     ) -> None:
+        self._patiently = patiently
         self._store, self._study, self._library = store, study, library
         self._again = {TrialState.FAIL: retry_failed, TrialState.PRUNED: continue_pruned}
         self._metric = objective.metric
@@ -57,6 +64,11 @@ class Ledger:
         self._trials = {trial.signature: trial for trial in self.stored}
         self._in_study = study.trials()
         self._next_number = 1 + max([*self._in_study, *(trial.number for trial in self.stored)], default=-1)
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's."""
+        return self._store.folder
 
     def trial(self, plan: TrialPlan) -> StoredTrial | None:
         """The folder of a plan; None where it has none yet."""
@@ -86,18 +98,27 @@ class Ledger:
         if trial is None:
             config = plan.config.model_dump(mode="json")
             number = self._take_number()
-            trial = self._store.create_trial(number, plan.signature, config, stage=plan.stage, draw=plan.draw)
+            trial = self._patiently(
+                lambda: self._store.create_trial(number, plan.signature, config, stage=plan.stage, draw=plan.draw)
+            )
             self._trials[plan.signature] = trial
-            self._study.start(number, plan)
+            self._patiently(lambda: self._study.start(number, plan))
         return trial
+
+    def limit_images_at_a_time(self, plan: TrialPlan, images: int) -> StoredTrial:
+        """More did not fit into memory: so it is for every further attempt of the trial, and its folder says so."""
+        limited = self._patiently(lambda: limit_images_at_a_time(self._trials[plan.signature], images))
+        self._trials[plan.signature] = limited
+        return limited
 
     def record_attempt(self, trial: StoredTrial, attempts: int) -> None:
         """Another process of a trial starts."""
-        self._study.record_attempt(trial.number, attempts)
+        self._patiently(lambda: self._study.record_attempt(trial.number, attempts))
 
     def record_decision(self, plan: TrialPlan, stop_reason: str) -> None:
         """A trial's report stops its configuration. Its attempt may report more before it ends: the decision stands."""
-        self._study.record_decision(self._trials[plan.signature].number, stop_reason)
+        number = self._trials[plan.signature].number
+        self._patiently(lambda: self._study.record_decision(number, stop_reason))
 
     def decided_before(self, plan: TrialPlan) -> str:
         """Why an earlier run of the command decided to stop a trial's configuration; empty where it did not."""
@@ -123,7 +144,7 @@ class Ledger:
             epochs=len(rows),
             duration_s=trained_s(rows),
         )
-        write_result(paths, result)
+        self._patiently(lambda: write_result(paths, result))
         self.note(plan, result)
         return result
 
@@ -132,12 +153,12 @@ class Ledger:
         result = read_result(trial)
         if result is not None and self._again.get(result.state):
             if result.state is TrialState.PRUNED:
-                self._trials[plan.signature] = exempt_from_pruning(trial)
+                self._trials[plan.signature] = self._patiently(lambda: exempt_from_pruning(trial))
             trial.paths.result.unlink()
             result = None
         state = in_study.state if in_study is not None else None
         if state is None or (state.is_finished and result is None):
-            self._study.start(trial.number, plan, attempts=self.attempts(trial))
+            self._patiently(lambda: self._study.start(trial.number, plan, attempts=self.attempts(trial)))
             state = TrialState.RUNNING
         self._read_reports(plan, trial)
         if result is not None:
@@ -147,11 +168,12 @@ class Ledger:
 
     def _adopt(self, plan: TrialPlan, found: StoredTrial) -> None:
         """A trial that another sweep has finished."""
-        trial = self._store.adopt(self._take_number(), found, stage=plan.stage, draw=plan.draw)
+        number = self._take_number()
+        trial = self._patiently(lambda: self._store.adopt(number, found, stage=plan.stage, draw=plan.draw))
         result = read_result(trial)
         assert result is not None, f"{trial.paths.folder} was adopted with its result"
         self._trials[plan.signature] = trial
-        self._study.start(trial.number, plan, attempts=result.attempts)
+        self._patiently(lambda: self._study.start(number, plan, attempts=result.attempts))
         self._read_reports(plan, trial)
         self.note(plan, result)
         self.adopted += 1
@@ -173,6 +195,9 @@ class Ledger:
         return number
 
     def _tell(self, trial: StoredTrial, result: TrialResult) -> None:
+        self._patiently(lambda: self._tell_study(trial, result))
+
+    def _tell_study(self, trial: StoredTrial, result: TrialResult) -> None:
         value = result.metrics.get(self._metric)
         if result.state is TrialState.COMPLETE and value is None:
             reason = f"{self._metric} is undefined on this split"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,63 @@ class Slot:
     def label(self) -> str:
         """For people."""
         return f"gpu {self.visible_devices}" if self.visible_devices else f"cpu {self.index}"
+
+
+class SlotPool:
+    """Which slots are free, and which device is to be had alone.
+
+    Args:
+        slots: all there are, at least one.
+    """
+
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self._free = deque(slots)
+        self._busy: Counter[str] = Counter({slot.visible_devices: 0 for slot in slots})
+        self._reserved: str | None = None
+        self._closed: set[str] = set()
+
+    def has_room(self) -> bool:
+        """Whether `take` would give a slot."""
+        return self._next() is not None
+
+    def take(self) -> Slot | None:
+        """A slot, the one that has been free longest; None where there is none."""
+        slot = self._next()
+        if slot is not None:
+            self._occupy(slot)
+        return slot
+
+    def take_alone(self) -> Slot | None:
+        """A slot of a device on which nothing runs, and nothing will until it is given back.
+
+        Where there is none, the device on which least runs is kept free from now on: ask again.
+        """
+        open_devices = [device for device in self._busy if device not in self._closed]
+        if not open_devices:
+            return None
+        device = self._reserved if self._reserved is not None else min(open_devices, key=self._busy.__getitem__)
+        if self._busy[device]:
+            self._reserved = device
+            return None
+        self._reserved = None
+        slot = next(slot for slot in self._free if slot.visible_devices == device)
+        self._occupy(slot)
+        self._closed.add(device)
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        """The trial in a slot has ended."""
+        self._free.append(slot)
+        self._busy[slot.visible_devices] -= 1
+        self._closed.discard(slot.visible_devices)
+
+    def _next(self) -> Slot | None:
+        shut = {*self._closed, self._reserved}
+        return next((slot for slot in self._free if slot.visible_devices not in shut), None)
+
+    def _occupy(self, slot: Slot) -> None:
+        self._free.remove(slot)
+        self._busy[slot.visible_devices] += 1
 
 
 def gpu_slots(gpus: Sequence[str], *, cores: int) -> list[Slot]:

@@ -6,60 +6,119 @@ A trial's life: WAITING (in the spec, no folder) -> RUNNING (folder, attempts) -
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from experiments.agenda import Agenda
-from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Executor
-from experiments.failures import FailureKind, classify, describe, may_retry
+from experiments.common_fault import CommonFault
+from experiments.disk_space import Pause, paused_text
+from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Executor, SignOfLife
+from experiments.failures import (
+    FAULTS_OF_THE_CODE,
+    Failure,
+    FailureKind,
+    NextStep,
+    classify,
+    describe,
+    next_step,
+)
 from experiments.ledger import Ledger
-from experiments.placement import Slot
+from experiments.placement import Slot, SlotPool
 from experiments.spec import SweepSpec
 from experiments.store import StoredTrial, TrialResult, read_result
 from experiments.trial import TrialPlan, TrialState
 from experiments.view import Counts, View
+from experiments.watchdog import Watchdog
 
 WAIT_S = 0.5
 """Longest wait for an event, so that a signal is noticed soon."""
+STOP_WITHIN_S = 9.0
+"""What has not saved and ended by then, after the runner was asked to stop, is ended."""
+
+
+@dataclass
+class StopRequest:
+    """What people and batch systems ask of a running sweep. Safe in a signal handler, as it only notes it."""
+
+    asked: bool = False
+    """Running trials save and end; nothing new starts."""
+    now: bool = False
+    """Running trials end at once; their checkpoints are what is kept."""
 
 
 @dataclass
 class _Live:
-    """A trial that this run of the command works on."""
+    """A trial that this run of the command works on.
+
+    Attributes:
+        attempts_before: in earlier runs of the command.
+        launch: number of its present attempt among all launches of this run.
+        got_on: whether its present attempt has reported an epoch.
+        failures: of its attempts in this run.
+    """
 
     plan: TrialPlan
     trial: StoredTrial
     attempts_before: int
     attempts_now: int = 0
+    launch: int = 0
+    got_on: bool = False
+    failures: list[Failure] = field(default_factory=list)
 
     @property
     def attempts(self) -> int:
         return self.attempts_before + self.attempts_now
 
+    @property
+    def images_at_a_time(self) -> int:
+        """Most that go through the model at once."""
+        train, evaluate = self.plan.config.train, self.plan.config.evaluate
+        return self.trial.images_at_a_time or max(train.batch_size, evaluate.batch_size)
+
 
 class Scheduler:
-    """Runs every trial of a spec that is not finished."""
+    """Runs every trial of a spec that is not finished.
 
-    def __init__(self, *, spec: SweepSpec, ledger: Ledger, executor: Executor, view: View) -> None:
+    Args:
+        stop: may ask for the end at any time.
+        clock: in seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: SweepSpec,
+        ledger: Ledger,
+        executor: Executor,
+        view: View,
+        stop: StopRequest | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._spec, self._ledger = spec, ledger
         self._executor, self._view = executor, view
+        self._stop = stop or StopRequest()
+        self._clock = clock
         self._agenda = Agenda(spec, ledger)
-        self._free: deque[Slot] = deque(executor.slots)
+        self._slots = SlotPool(executor.slots)
+        self._watchdog = Watchdog(clock)
+        self._pause = Pause(ledger.folder, clock=clock)
+        self._common_fault = CommonFault()
+        self._launches = 0
         self._live: dict[int, _Live] = {}
         self._slot_of: dict[int, Slot] = {}
         self._retries: deque[_Live] = deque()
+        self._retries_alone: deque[_Live] = deque()
         self._pruned: dict[str, str] = {}
         """Configurations that are pruned, with the reason."""
-        self._stop_asked = False
-        self._kill_asked = False
-        self._stopping: set[int] = set()
+        self._stopping: float | None = None
+        """When running trials were asked to stop."""
+        self.gave_up = False
+        """Whether something is left that this run of the command could not do, though nobody stopped it."""
+        self._no_more = False
+        """Whether nothing may start any more, since what started failed alike."""
         self._recall_pruned()
-
-    @property
-    def was_stopped(self) -> bool:
-        """Whether `stop` ended the run before its time."""
-        return self._stop_asked
 
     @property
     def total(self) -> int:
@@ -87,7 +146,7 @@ class Scheduler:
 
     def enter_final_stage(self) -> list[TrialPlan]:
         """Once the search is over, the trials of the final stage that are left; `run_final_stage` runs them."""
-        if self._spec.final is None or self._stop_asked:
+        if self._spec.final is None or self._is_ending or self.gave_up:
             return []
         if reason := self._agenda.begin_final_stage():
             self._view.message(f"no final stage yet: {reason}")
@@ -111,45 +170,61 @@ class Scheduler:
         )
         self._loop()
 
-    def stop(self) -> None:
-        """Asks running trials to save and stop; nothing new starts. Safe in a signal handler, as it only notes it."""
-        self._stop_asked = True
-
-    def kill(self) -> None:
-        """Ends running trials now; their checkpoints are what is kept. Safe in a signal handler."""
-        self._stop_asked = self._kill_asked = True
-
     def results(self) -> dict[str, TrialResult]:
         """The finished trials of the spec, by signature."""
         return dict(self._ledger.known.results)
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._stop.asked or self._no_more
 
     def _loop(self) -> None:
         """Runs until nothing runs and nothing is left to start."""
         while True:
             self._fill_slots()
             self._pass_on_stop()
-            if not self._slot_of:
+            if not self._slot_of and (self._is_ending or not self._pause.is_on):
                 return
             for event in self._executor.wait(WAIT_S):
-                if isinstance(event, EpochDone):
+                if isinstance(event, SignOfLife):
+                    self._watchdog.expect(event.number, event.next_within_s)
+                elif isinstance(event, EpochDone):
                     self._epoch_done(event)
                 else:
                     self._attempt_ended(event)
+            self._end_what_hangs()
 
     def _pass_on_stop(self) -> None:
-        """Tells the executor what `stop` and `kill` noted. A handler may not: it can come in the midst of a launch."""
-        if self._kill_asked:
+        """Tells the executor what is asked for. A signal handler may not: it can come in the midst of a launch."""
+        if self._is_ending and self._stopping is None:
+            if self._slot_of:
+                self._view.message("stopping: running trials save and end (the signal again: they end at once)")
+            self._stopping = self._clock()
+            for number in self._slot_of:
+                self._executor.stop(number)
+        if self._stop.now or (self._stopping is not None and self._clock() >= self._stopping + STOP_WITHIN_S):
             for number in self._slot_of:
                 self._executor.kill(number)
-        elif self._stop_asked and not self._stopping:
-            self._view.message("stopping: running trials save and end (the signal again: they end at once)")
-            self._stopping = set(self._slot_of)
-            for number in self._stopping:
-                self._executor.stop(number)
+
+    def _end_what_hangs(self) -> None:
+        for number in self._watchdog.overdue():
+            self._view.message(f"trial {number} does not get on: it writes down what it is doing, and is ended")
+            self._executor.dump_stacks(number)
+        for number in self._watchdog.to_kill():
+            self._executor.kill(number)
 
     def _fill_slots(self) -> None:
-        while self._free and not self._stop_asked and (live := self._next_live()) is not None:
-            self._launch(live, self._free.popleft())
+        if self._pause.may_end():
+            self._view.message("there is room again: going on")
+        while not self._pause.is_on and not self._is_ending:
+            if self._retries_alone and (slot := self._slots.take_alone()) is not None:
+                self._launch(self._retries_alone.popleft(), slot)
+            elif self._slots.has_room() and (live := self._next_live()) is not None:
+                slot = self._slots.take()
+                assert slot is not None, "has_room said so"
+                self._launch(live, slot)
+            else:
+                return
 
     def _next_live(self) -> _Live | None:
         """The next trial to launch. One whose configuration was pruned meanwhile ends here, before it begins."""
@@ -160,7 +235,7 @@ class Scheduler:
             self._finish_pruned(live)
 
     def _begun(self) -> _Live | None:
-        plan = self._agenda.next_plan()
+        plan = self._agenda.next_plan(self._common_fault.next_of)
         if plan is None:
             return None
         trial = self._ledger.take_up(plan)
@@ -168,10 +243,13 @@ class Scheduler:
 
     def _launch(self, live: _Live, slot: Slot) -> None:
         live.attempts_now += 1
+        self._launches += 1
+        live.launch, live.got_on = self._launches, False
         number = live.trial.number
         self._ledger.record_attempt(live.trial, live.attempts)
         self._live[number], self._slot_of[number] = live, slot
         self._view.launched(number, live.plan, slot, live.attempts)
+        self._watchdog.started(number)
         self._executor.launch(
             AttemptRequest(
                 number=number,
@@ -180,11 +258,17 @@ class Scheduler:
                 config=live.plan.config.model_dump(mode="json"),
                 folder=live.trial.paths.folder,
                 slot=slot,
+                images_at_a_time=live.trial.images_at_a_time,
             )
         )
 
     def _epoch_done(self, event: EpochDone) -> None:
-        plan = self._live[event.number].plan
+        live = self._live[event.number]
+        plan = live.plan
+        if not live.got_on:
+            live.got_on = True
+            self._common_fault.worked(live.launch)
+            self._pause.got_on()
         self._ledger.known.report(plan.signature, event.row)
         self._view.epoch(event.number, plan, event.row)
         if (reason := self._stop_reason(plan)) is not None:
@@ -229,14 +313,17 @@ class Scheduler:
     def _attempt_ended(self, ended: AttemptEnded) -> None:
         """What an attempt left decides: a result ends the trial; without one the kind of failure does."""
         live = self._live.pop(ended.number)
-        self._free.append(self._slot_of.pop(ended.number))
+        self._slots.give_back(self._slot_of.pop(ended.number))
+        hung = self._watchdog.ended(ended.number)
         result = read_result(live.trial)
         if result is not None:
             self._complete(live, result)
         elif self._is_pruned(live.plan):
             self._finish_pruned(live)
+        elif self._stopping is not None:
+            self._view.ended(ended.number, live.plan, "stopped; it continues with the same command", failed=False)
         else:
-            self._after_failure(live, ended)
+            self._after_failure(live, ended, hung=hung)
         self._show_progress()
 
     def _complete(self, live: _Live, result: TrialResult) -> None:
@@ -248,18 +335,59 @@ class Scheduler:
         )
         self._view.ended(live.trial.number, live.plan, text, failed=False)
 
-    def _after_failure(self, live: _Live, ended: AttemptEnded) -> None:
-        """The trial goes on, now as another attempt or with the next run of the command; or it has failed."""
-        kind = classify(ended)
-        if kind is FailureKind.INTERRUPTED or self._stop_asked:
-            self._view.ended(ended.number, live.plan, "stopped; it continues with the same command", failed=False)
-        elif may_retry(kind, attempts=live.attempts_now, max_attempts=self._spec.retry.max_attempts):
-            self._view.ended(ended.number, live.plan, f"starts again: {describe(ended)}", failed=False)
+    def _after_failure(self, live: _Live, ended: AttemptEnded, *, hung: bool) -> None:
+        """The trial goes on as another attempt, now or later, or it has failed."""
+        kind = classify(ended, hung=hung)
+        if kind is FailureKind.INTERRUPTED:
+            kind = FailureKind.KILLED  # nobody here asked for it: a batch system told the attempt
+        live.failures.append(Failure(kind, got_on=live.got_on))
+        step = next_step(live.failures, max_attempts=self._spec.retry.max_attempts, can_halve=live.images_at_a_time > 1)
+        if step is NextStep.FAIL:
+            self._fail(live, ended, kind)
+        else:
+            self._take_up_later(live, step)
+            self._view.ended(ended.number, live.plan, f"{_goes_on(live, step)}: {_reason(ended, kind)}", failed=False)
+
+    def _take_up_later(self, live: _Live, step: NextStep) -> None:
+        if step is NextStep.LATER:
+            self.gave_up = True
+        elif step is NextStep.WHEN_THERE_IS_ROOM:
+            if not self._pause.is_on:
+                self._view.message(paused_text(self._ledger.folder))
+            self._pause.begin()
+            self._retries.append(live)
+        elif step is NextStep.AGAIN:
             self._retries.append(live)
         else:
-            log = live.trial.paths.log
-            self._view.ended(ended.number, live.plan, f"failed ({kind}): {describe(ended)}; see {log}", failed=True)
-            self._ledger.finish(live.plan, TrialState.FAIL, kind, attempts=live.attempts)
+            if step is NextStep.FEWER_AT_A_TIME:
+                live.trial = self._ledger.limit_images_at_a_time(live.plan, live.images_at_a_time // 2)
+            self._retries_alone.append(live)
+
+    def _fail(self, live: _Live, ended: AttemptEnded, kind: FailureKind) -> None:
+        log = live.trial.paths.log
+        self._view.ended(ended.number, live.plan, f"failed ({kind}): {_reason(ended, kind)}; see {log}", failed=True)
+        self._ledger.finish(live.plan, TrialState.FAIL, kind, attempts=live.attempts)
+        if kind in FAULTS_OF_THE_CODE and not live.got_on:
+            self._common_fault.failed(live.plan, live.launch)
+            self._stop_what_fails_alike(ended)
+
+    def _stop_what_fails_alike(self, ended: AttemptEnded) -> None:
+        """A fault that every trial has is shown once, instead of failing every trial."""
+        results = self._ledger.known.results
+        not_failed = [
+            plan
+            for plan in self._agenda.plans.values()
+            if plan.signature not in results or results[plan.signature].state is not TrialState.FAIL
+        ]
+        if self._no_more or not self._common_fault.hits_all(not_failed):
+            return
+        self._no_more = self.gave_up = True
+        for line in ended.error.details.splitlines() if ended.error is not None else ():
+            self._view.message(line)
+        self._view.message(
+            f"stopped: {self._common_fault.count} trials failed one after the other before their first epoch, and no"
+            " value that they share is to blame; mend the cause and run the same command with --retry-failed"
+        )
 
     def _show_progress(self) -> None:
         self._view.progress(self._counts(), self._ledger.best)
@@ -274,8 +402,29 @@ class Scheduler:
         )
 
 
-def exit_status(results: Mapping[str, TrialResult], *, total: int, stopped: bool) -> int:
-    """The command's exit status: 0 every trial complete or pruned, 1 a trial failed, 130 stopped before the end."""
+def _goes_on(live: _Live, step: NextStep) -> str:
+    """What follows for a trial, for people."""
+    if step is NextStep.ALONE:
+        return "starts again, alone on its device"
+    if step is NextStep.FEWER_AT_A_TIME:
+        return f"starts again, alone on its device, {live.images_at_a_time} images at a time"
+    if step is NextStep.WHEN_THERE_IS_ROOM:
+        return "waits for room"
+    if step is NextStep.LATER:
+        return f"ended {len(live.failures)} times without getting on and is left; it continues with the same command"
+    return "starts again"
+
+
+def _reason(ended: AttemptEnded, kind: FailureKind) -> str:
+    return "no step came to its end; log.txt has the stacks" if kind is FailureKind.HANG else describe(ended)
+
+
+def exit_status(results: Mapping[str, TrialResult], *, total: int, stopped: bool, gave_up: bool = False) -> int:
+    """The command's exit status: 0 every trial complete or pruned, 1 one failed or is left, 130 stopped before the end.
+
+    Args:
+        gave_up: whether something is left though nobody stopped the run.
+    """
     if stopped and len(results) < total:
         return 130
-    return 1 if any(result.state is TrialState.FAIL for result in results.values()) else 0
+    return 1 if gave_up or any(result.state is TrialState.FAIL for result in results.values()) else 0

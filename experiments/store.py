@@ -79,6 +79,8 @@ class StoredTrial:
         stage: of the sweep.
         draw: how a sampler came to it, None for a trial of a grid or zip.
         may_be_pruned: False for a trial that was pruned and then taken up again.
+        images_at_a_time: at most so many go through the model at once, since more did not fit into memory; None: as
+            many as the config says.
     """
 
     number: int
@@ -87,6 +89,7 @@ class StoredTrial:
     stage: Stage = "search"
     draw: Draw | None = None
     may_be_pruned: bool = True
+    images_at_a_time: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ class TrialResult:
         metrics: flat name -> value, None where undefined (a class without ground truth).
         epochs: epochs trained.
         duration_s: wall seconds of those epochs, whichever attempt ran them.
+        images_at_a_time: at most so many went through the model at once in the last attempt, as more did not fit into
+            memory; None: as many as the config says.
         reused_from: `<sweep>/<trial folder>` that it was taken from; empty where this sweep ran it.
         config: the resolved config as the attempt's process used it; empty where none got so far.
     """
@@ -111,6 +116,7 @@ class TrialResult:
     metrics: Mapping[str, float | None]
     epochs: int
     duration_s: float
+    images_at_a_time: int | None = None
     reused_from: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -245,7 +251,12 @@ def _stored_trial(folder: Path) -> StoredTrial | None:
         stage="final" if config.get("stage") == "final" else "search",
         draw=draw,
         may_be_pruned=config.get("may_be_pruned") is not False,
+        images_at_a_time=_positive(config.get("images_at_a_time")),
     )
+
+
+def _positive(value: Any) -> int | None:
+    return value if type(value) is int and value > 0 else None
 
 
 def _is_draw(value: Any) -> bool:
@@ -261,6 +272,8 @@ def _write_config(trial: StoredTrial, config: Any) -> None:
         values["draw"] = asdict(trial.draw)
     if not trial.may_be_pruned:
         values["may_be_pruned"] = False
+    if trial.images_at_a_time is not None:
+        values["images_at_a_time"] = trial.images_at_a_time
     write_json(trial.paths.config, {**values, "config": config})
 
 
@@ -269,6 +282,13 @@ def exempt_from_pruning(trial: StoredTrial) -> StoredTrial:
     exempt = replace(trial, may_be_pruned=False)
     _write_config(exempt, read_config(trial))
     return exempt
+
+
+def limit_images_at_a_time(trial: StoredTrial, images: int) -> StoredTrial:
+    """Notes in the trial's folder that more do not fit into memory."""
+    limited = replace(trial, images_at_a_time=images)
+    _write_config(limited, read_config(trial))
+    return limited
 
 
 def read_config(trial: StoredTrial) -> Any:

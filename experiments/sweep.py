@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +30,13 @@ from experiments.reuse import Library
 from experiments.spec import SweepSpec, load_spec
 from experiments.store import SweepStore, write_json, write_text
 from experiments.view import PlainView, View
+from wsol.parent_death import STOPPING_SIGNALS
 
 if TYPE_CHECKING:
-    from experiments.scheduler import Scheduler
+    from experiments.scheduler import StopRequest
+
+ONE_SIGNAL_S = 2.0
+"""Signals of a batch system that come so soon after the first are the same."""
 
 
 @dataclass(frozen=True)
@@ -79,23 +85,30 @@ def run(file: Path, options: Options) -> int:
 def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console, options: Options) -> int:
     """Under the sweep's lock: reconcile, prepare, run, write the tables."""
     # what only a real run needs, and a dry run must not wait for
+    from experiments.disk_space import PatientWriter
     from experiments.environment import environment
     from experiments.executors.local import LocalExecutor
     from experiments.ledger import Ledger
     from experiments.lock import sweep_lock
     from experiments.prepare import prepare
-    from experiments.scheduler import Scheduler, exit_status
+    from experiments.scheduler import Scheduler, StopRequest, exit_status
     from experiments.study import Study
 
-    with _interrupt_on_sigterm(), sweep_lock(store.lock), contextlib.ExitStack() as stack:
+    stop = StopRequest()
+    with (
+        _interrupt_on_signals(),
+        sweep_lock(store.lock, say=lambda line: console.print(Text(line))),
+        contextlib.ExitStack() as stack,
+    ):
         objective = spec.objective  # a study has one objective for life: another one is another study in the file
         name = f"{spec.name}: {objective.direction} {objective.metric}"
-        study = Study(file=store.study, name=name, direction=objective.direction)
-        stack.callback(study.close)
-        write_text(store.spec, spec.text)
-        write_json(store.environment, environment())
         view = _view(console, spec, slots)
         stack.callback(view.stop)
+        patiently = PatientWriter(store.folder, say=view.message, must_stop=lambda: stop.asked).write
+        study = patiently(lambda: Study(file=store.study, name=name, direction=objective.direction))
+        stack.callback(study.close)
+        patiently(lambda: write_text(store.spec, spec.text))
+        patiently(lambda: write_json(store.environment, environment()))
         executor = LocalExecutor(slots=slots)
         stack.callback(executor.close)
         ledger = Ledger(
@@ -105,19 +118,21 @@ def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console
             retry_failed=options.retry_failed,
             continue_pruned=options.continue_pruned,
             library=_library(store, options),
+            patiently=patiently,
         )
-        scheduler = Scheduler(spec=spec, ledger=ledger, executor=executor, view=view)
+        scheduler = Scheduler(spec=spec, ledger=ledger, executor=executor, view=view, stop=stop)
         if plans := scheduler.plans_to_run():
             executor.warm_up()
             prepare(plans, workers=usable_cores(), view=view)
-        with _stop_on_signals(scheduler):
+        with _stop_on_signals(stop):
             scheduler.run()
         if plans := scheduler.enter_final_stage():
             prepare(plans, workers=usable_cores(), view=view)
-            with _stop_on_signals(scheduler):
+            with _stop_on_signals(stop):
                 scheduler.run_final_stage()
-        write_tables(store, spec, entries(spec, store))
-        return exit_status(scheduler.results(), total=scheduler.total, stopped=scheduler.was_stopped)
+        with _stop_on_signals(stop):
+            patiently(lambda: write_tables(store, spec, entries(spec, store)))
+        return exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
 
 
 def _library(store: SweepStore, options: Options) -> Library | None:
@@ -159,27 +174,44 @@ class _Lines(logging.Handler):
 
 
 @contextlib.contextmanager
-def _stop_on_signals(scheduler: Scheduler) -> Iterator[None]:
-    """The first SIGINT or SIGTERM lets running trials save and stop; the second ends them now."""
+def _stop_on_signals(stop: StopRequest) -> Iterator[None]:
+    """The first signal lets running trials save and stop; the second ends them now.
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        if scheduler.was_stopped:
-            scheduler.kill()
-        else:
-            scheduler.stop()
+    A batch system may send one signal twice at a time, to a script that passes it on and to this process: that is one.
+    """
+    first_at = -math.inf
 
-    with _handler(signal.SIGINT, on_signal), _handler(signal.SIGTERM, on_signal):
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal first_at
+        now = time.monotonic()
+        if not stop.asked:
+            stop.asked, first_at = True, now
+        elif number == signal.SIGINT or now - first_at >= ONE_SIGNAL_S:
+            stop.now = True
+
+    with contextlib.ExitStack() as stack:
+        for number in STOPPING_SIGNALS:
+            stack.enter_context(_handler(number, on_signal))
         yield
 
 
-def _interrupt_on_sigterm() -> contextlib.AbstractContextManager[None]:
-    """SIGTERM is a Ctrl-C, so that it leaves no process behind either."""
-    return _handler(signal.SIGTERM, signal.default_int_handler)
+@contextlib.contextmanager
+def _interrupt_on_signals() -> Iterator[None]:
+    """What else may end a run is a Ctrl-C, so that it leaves no process behind either."""
+    with contextlib.ExitStack() as stack:
+        for number in STOPPING_SIGNALS:
+            stack.enter_context(_handler(number, signal.default_int_handler))
+        yield
 
 
 @contextlib.contextmanager
 def _handler(number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    before = signal.signal(number, handler)
+    """One that is ignored stays so: under nohup the end of the terminal is no reason to stop."""
+    before = signal.getsignal(number)
+    if before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(number, handler)
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import logging
 import math
 import os
@@ -20,8 +21,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.executors.base import AttemptError, AttemptRequest, EpochDone
-from experiments.failures import FailureKind
+from experiments.executors.base import AttemptError, AttemptRequest, EpochDone, SignOfLife
+from experiments.failures import FailureKind, kind_of_error
 from experiments.store import (
     TrialPaths,
     TrialResult,
@@ -32,7 +33,8 @@ from experiments.store import (
     write_result,
 )
 from experiments.trial import TrialState, signature
-from wsol.parent_death import die_with_parent
+from experiments.watchdog import BETWEEN_STEPS_S, StepTimes
+from wsol.parent_death import STOPPING_SIGNALS, die_with_parent
 
 if TYPE_CHECKING:
     from wsol.prediction import FoundInImage
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
 STOP = "stop"
 """The only message to an attempt: end soon, everything saved."""
 
+DUMP_SIGNAL = signal.Signals["SIGUSR2"] if "SIGUSR2" in signal.Signals.__members__ else None
+"""Makes an attempt write the stacks of all its threads to its log, in the midst of anything."""
+
+TELL_EVERY_S = 1.0
+"""Signs of life are not sent more often, but for those that change what is expected."""
+
 _PR_SET_PDEATHSIG = 1  # Source: linux/prctl.h
 
 
@@ -48,21 +56,23 @@ def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int
     """The whole life of an attempt's process. Its exit code is 0 if and only if result.json is written.
 
     Args:
-        connection: takes `EpochDone` and at most one `AttemptError`; gives STOP. It breaks when the runner dies.
+        connection: takes `EpochDone`, `SignOfLife` and at most one `AttemptError`; gives STOP. It breaks when the
+            runner dies.
         parent_pid: the runner's process.
     """
     _lead_a_session()
     os.environ.update(attempt_environment(request))
     paths = TrialPaths(request.folder)
-    _redirect_output(paths)
-    print(f"--- attempt {request.attempt}, process {os.getpid()} of runner {parent_pid}", flush=True)
     try:
+        _redirect_output(paths)
+        print(f"--- attempt {request.attempt}, process {os.getpid()} of runner {parent_pid}", flush=True)
         _train(request, paths, connection)
     except BaseException as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the disk is full
+            traceback.print_exc()
+            sys.stderr.flush()
         with contextlib.suppress(OSError):  # the runner has gone
             connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=traceback.format_exc()))
-        sys.stderr.flush()
         os._exit(1)  # whatever is broken in here must not hang the exit
 
 
@@ -193,6 +203,8 @@ def _redirect_output(paths: TrialPaths) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+    if DUMP_SIGNAL is not None:
+        faulthandler.register(DUMP_SIGNAL, file=2, all_threads=True)
 
 
 def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -> None:
@@ -201,19 +213,22 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
     from wsol.config import ExperimentConfig
     from wsol.detections import save_detections
     from wsol.pictures import write_pictures
-    from wsol.training import fit
+    from wsol.training import Watch, fit
 
     config = ExperimentConfig.model_validate(dict(request.config))
     if signature(config) != request.signature:
         raise RuntimeError(f"got a config of signature {signature(config)}; expected {request.signature}")
+    signs = _SignsOfLife(request.number, connection)
+    stop_asked = _stop_asked(connection)
     result = fit(
         config,
         checkpoint_dir=paths.checkpoint,
         device=torch.device("cuda:0" if request.slot.visible_devices else "cpu"),
         on_resume=lambda epochs: cut_metrics(paths, epochs=epochs),
         on_epoch=lambda record: _record_epoch(record, request.number, paths, connection),
-        should_stop=_stop_asked(connection),
+        watch=Watch(should_stop=lambda: signs.step() or stop_asked(), on_pass_end=signs.pass_ends),
         threads=request.slot.threads,
+        images_at_a_time=request.images_at_a_time,
     )
     save_detections(paths.detections, result.detections)
     # Before the result, so that a complete trial has its pictures. What goes wrong here is the attempt's error, and
@@ -230,6 +245,7 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
             metrics=result.metrics,
             epochs=len(rows),
             duration_s=trained_s(rows),
+            images_at_a_time=request.images_at_a_time,
             config=config.model_dump(mode="json"),
         ),
     )
@@ -292,10 +308,42 @@ def _record_epoch(record: EpochRecord, number: int, paths: TrialPaths, connectio
     connection.send(EpochDone(number=number, row=row))
 
 
+class _SignsOfLife:
+    """Tells the runner that the attempt gets on, and when to expect the next word of it."""
+
+    def __init__(self, number: int, connection: Connection) -> None:
+        self._number, self._connection = number, connection
+        self._times = StepTimes(time.monotonic)
+        self._told_at, self._told = -math.inf, 0.0
+
+    def step(self) -> bool:
+        """Before each step. Returns False, so that it can be part of a condition."""
+        self._tell(self._times.step())
+        return False
+
+    def pass_ends(self) -> None:
+        """After the last step of a pass."""
+        self._tell(self._times.pass_ends())
+
+    def _tell(self, next_within_s: float) -> None:
+        now = time.monotonic()
+        changes = (next_within_s == BETWEEN_STEPS_S) != (self._told == BETWEEN_STEPS_S)
+        if changes or now - self._told_at >= TELL_EVERY_S:
+            self._told_at, self._told = now, next_within_s
+            with contextlib.suppress(OSError):  # the runner has gone: `_stop_asked` sees it
+                self._connection.send(SignOfLife(self._number, next_within_s + TELL_EVERY_S))
+
+
 def _stop_asked(connection: Connection) -> Callable[[], bool]:
-    """Whether STOP came, or the runner is gone."""
+    """Whether STOP came, a batch system wants this process to end, or the runner is gone."""
+    signalled: list[int] = []
+    for number in STOPPING_SIGNALS:
+        if number is not signal.SIGINT:  # which is for the runner alone
+            signal.signal(number, lambda received, _frame: signalled.append(received))
 
     def asked() -> bool:
+        if signalled:
+            return True
         try:
             return connection.poll() and connection.recv() == STOP
         except (EOFError, OSError):
@@ -316,8 +364,10 @@ def _kind(error: BaseException) -> FailureKind:
         return FailureKind.INTERRUPTED
     if isinstance(error, NonFiniteLossError):
         return FailureKind.NON_FINITE_LOSS
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+    if isinstance(error, torch.cuda.OutOfMemoryError):
         return FailureKind.OUT_OF_MEMORY
+    if kind := kind_of_error(error):
+        return kind
     if isinstance(error, (DataError, WeightsError, CheckpointError)):
         return FailureKind.DATA
     return FailureKind.ERROR

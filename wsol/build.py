@@ -148,12 +148,13 @@ def _logit(probability: float) -> float:
     return math.inf if probability >= 1.0 else math.log(probability / (1 - probability))
 
 
-def build_data(config: ExperimentConfig, *, pin_memory: bool) -> TrialData:
+def build_data(config: ExperimentConfig, *, pin_memory: bool, images_at_a_time: int | None = None) -> TrialData:
     """Reads both splits and starts the loader processes.
 
     Args:
         config: of the trial.
         pin_memory: for training on a GPU, see `BatchLoader`.
+        images_at_a_time: of evaluation, at most; None: as many as the config says.
 
     Raises:
         DataError: for a fault in the data; the message names the file.
@@ -172,7 +173,7 @@ def build_data(config: ExperimentConfig, *, pin_memory: bool) -> TrialData:
         augmentation=Augmentation(scales_px=train.scales_px, flip=train.flip, rescale=train.rescale, seed=config.seed),
         evaluation_views=evaluation_views(config),
         batch_size=train.batch_size,
-        evaluation_batch_size=config.evaluate.batch_size,
+        evaluation_batch_size=min(config.evaluate.batch_size, images_at_a_time or config.evaluate.batch_size),
         seed=config.seed,
         workers=config.data.workers,
         pin_memory=pin_memory,

@@ -9,16 +9,26 @@ import sys
 import threading
 from multiprocessing.connection import wait
 
+STOPPING_SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")
+    if name in signal.Signals.__members__
+)
+"""A person's Ctrl-C, and what batch systems send before they take their node back; some send it to every process."""
 
-def die_with_parent(_worker: int = 0) -> None:
+
+def leave_stopping_to_parent() -> None:
+    """Makes the calling process ignore what asks for an end: it works for its parent, which saves and ends it."""
+    for number in STOPPING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def die_with_parent() -> None:
     """Makes the calling process end at once when the process that started it has ended, however that came.
 
     A parent-death signal would not do: it is bound to the parent in the process table, which for `forkserver` is
     the server. What does is the pipe by which multiprocessing shows the end of the parent. On Linux the kernel
     watches it, and kills in the midst of anything; elsewhere a thread does.
-
-    Args:
-        _worker: what a DataLoader gives to its `worker_init_fn`.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None, "called in a process that multiprocessing started"

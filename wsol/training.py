@@ -37,7 +37,7 @@ Item = TypeVar("Item")
 
 
 class Interrupted(Exception):
-    """`should_stop` said so. Everything up to the last step is saved."""
+    """`Watch.should_stop` said so. Everything up to the last step is saved."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -80,6 +80,31 @@ class FitResult:
     split: EvaluationSplit
 
 
+@dataclass(frozen=True)
+class Watch:
+    """How the one who called `fit` looks on. Each should be cheap.
+
+    Attributes:
+        should_stop: asked before each step of training and evaluation.
+        on_pass_end: called after the last step of each pass over a split: what follows has no steps.
+    """
+
+    should_stop: Callable[[], bool]
+    on_pass_end: Callable[[], None] = lambda: None
+
+    def each(self, steps: Iterable[Item]) -> Iterator[Item]:
+        """Steps of a pass.
+
+        Raises:
+            Interrupted: instead of the next one, once `should_stop` says so.
+        """
+        for step in steps:
+            if self.should_stop():
+                raise Interrupted("stopped on request; all steps are saved")
+            yield step
+        self.on_pass_end()
+
+
 @dataclass(frozen=True, eq=False)
 class _Run:
     """What is alive during a call of `fit`."""
@@ -90,7 +115,8 @@ class _Run:
     optimizer: Optimizer
     schedule: LambdaLR
     device: torch.device
-    should_stop: Callable[[], bool]
+    watch: Watch
+    images_at_a_time: int | None
 
 
 @dataclass(frozen=True)
@@ -118,30 +144,36 @@ def fit(
     checkpoint_dir: Path,
     device: torch.device,
     on_epoch: Callable[[EpochRecord], None],
-    should_stop: Callable[[], bool],
+    watch: Watch,
     on_resume: Callable[[int], None] = lambda epochs: None,
     threads: int | None = None,
+    images_at_a_time: int | None = None,
 ) -> FitResult:
     """Trains and evaluates a trial, going on from the newest checkpoint in `checkpoint_dir`.
 
     An epoch is: train, evaluate where it is due, `on_epoch`, save a checkpoint where one is due. Whoever keeps records
     thus has that of an epoch before the epoch counts as done, and after a stop in between gets it again: `on_resume`
     says which records count. Checkpoints are saved as `checkpoint.every` says, after the last epoch, and when
-    `should_stop` says so. Torch's global state (generators, determinism) is as before when this returns or raises.
+    `watch.should_stop` says so. Torch's global state (generators, determinism) is as before when this returns or
+    raises.
 
     Args:
         config: of the trial.
         checkpoint_dir: of this trial alone; made where it is missing.
         device: where the model lives.
         on_epoch: called with each epoch's record.
-        should_stop: asked before each step of training and evaluation. It should be cheap.
+        watch: looks on, and may end it.
         on_resume: called once, before any training, with the number of epochs that are done: 0 for a new start.
             Records of later epochs are void.
         threads: of torch, within this call; None: as many as it has. (Setting them before the call starts threads,
             and a process with threads cannot fork its loader processes.)
 
+        images_at_a_time: at most so many go through the model at once, for a device with too little memory. The step is
+            that of the whole batch: gradients add up. Rounding, the masks of dropout, and batch normalisation where it
+            trains are of the parts. None: as many as the config says.
+
     Raises:
-        Interrupted: when `should_stop` said so; calling again goes on.
+        Interrupted: when `watch.should_stop` said so; calling again goes on.
         NonFiniteLossError: names epoch, step, loss and images.
         CheckpointError: for a checkpoint of another config or version.
         DataError, WeightsError: for faults in the data and the initial weights.
@@ -150,11 +182,12 @@ def fit(
     saved = checkpoint.load_latest(checkpoint_dir)
     if saved is not None:
         _check_identity(saved, plan, checkpoint_dir)
-    data = build_data(config, pin_memory=device.type == "cuda")  # first: loader processes start before other threads
+    # first: loader processes start before other threads
+    data = build_data(config, pin_memory=device.type == "cuda", images_at_a_time=images_at_a_time)
     with _reproducible(device, threads=threads):
         model = build_model(config, num_classes=len(data.classes)).to(device)
         optimizer, schedule = build_optimizer(config, model, batches_per_epoch=data.batches.batches_per_epoch)
-        run = _Run(plan, data, model, optimizer, schedule, device, should_stop)
+        run = _Run(plan, data, model, optimizer, schedule, device, watch, images_at_a_time)
         start = _Progress(epoch=1) if saved is None else _restore(run, saved, checkpoint_dir)
         on_resume(start.epoch - 1)
         return _train(run, checkpoint_dir, start=start, on_epoch=on_epoch)
@@ -203,7 +236,7 @@ def _train_epoch(run: _Run, start: _Progress) -> Iterator[_Progress]:
     """Trains the rest of an epoch; yields after each step of the optimizer."""
     run.model.train()
     progress, began = start, time.perf_counter()
-    batches = _until_stopped(run.data.batches.training_epoch(start.epoch, after=start.batches), run.should_stop)
+    batches = run.watch.each(run.data.batches.training_epoch(start.epoch, after=start.batches))
     while group := list(islice(batches, run.plan.accumulate)):
         progress = _step(run, progress, group)
         yield replace(progress, seconds=start.seconds + time.perf_counter() - began)
@@ -217,8 +250,9 @@ def _step(run: _Run, progress: _Progress, group: Sequence[ImageBatch]) -> _Progr
     for number, batch in enumerate(group, start=progress.batches + 1):
         _seed_torch(derive_seed(run.plan.seed, "training", progress.epoch, number), run.device)
         where = f"epoch {progress.epoch}, step {number}"
-        for name, loss in _gradients(run, batch, share=len(batch) / images, where=where).items():
-            sums[name] = sums.get(name, 0.0) + loss * len(batch)
+        for part in batch.split(run.images_at_a_time):
+            for name, loss in _gradients(run, part, share=len(part) / images, where=where).items():
+                sums[name] = sums.get(name, 0.0) + loss * len(part)
     run.optimizer.step()
     run.schedule.step()
     return replace(progress, batches=progress.batches + len(group), images=progress.images + images, sums=sums)
@@ -282,7 +316,7 @@ def _evaluate(run: _Run, epoch: int) -> FitResult:
     try:
         found = detect(
             run.model,
-            _until_stopped(run.data.batches.evaluation_pass(), run.should_stop),
+            run.watch.each(run.data.batches.evaluation_pass()),
             classes=run.data.classes,
             post_processing=run.plan.post_processing,
             device=run.device,
@@ -292,14 +326,6 @@ def _evaluate(run: _Run, epoch: int) -> FitResult:
         raise NonFiniteLossError(f"{error}, in the evaluation after epoch {epoch}") from error
     split = run.data.evaluation
     return FitResult(metrics=measure(found, split, metrics=run.plan.metrics), detections=found, split=split)
-
-
-def _until_stopped(items: Iterable[Item], should_stop: Callable[[], bool]) -> Iterator[Item]:
-    """Raises `Interrupted` instead of giving the next item, once `should_stop` says so."""
-    for item in items:
-        if should_stop():
-            raise Interrupted("stopped on request; all steps are saved")
-        yield item
 
 
 def _state(run: _Run, progress: _Progress) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class AttemptRequest:
         attempt: 1 for the trial's first process, counted over all runs of the command.
         config: the resolved ExperimentConfig as plain values.
         folder: the trial's folder; the attempt writes there and nowhere else.
+        images_at_a_time: at most so many go through the model at once; None: as many as the config says.
     """
 
     number: int
@@ -26,6 +27,7 @@ class AttemptRequest:
     config: Mapping[str, Any]
     folder: Path
     slot: Slot
+    images_at_a_time: int | None = None
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,27 @@ class EpochDone:
 
 
 @dataclass(frozen=True)
+class SignOfLife:
+    """The attempt gets on. The next sign, or its end, is due within so many seconds."""
+
+    number: int
+    next_within_s: float
+
+
+@dataclass(frozen=True)
 class AttemptEnded:
     """The attempt's process is gone.
 
     Attributes:
         exit_code: as `multiprocessing.Process.exitcode`: negative for a signal.
         error: what the attempt said of its failure, None where it said nothing (it was killed, or it ended well).
+        oom_kills: processes that the kernel killed for want of memory, where that may have ended this one.
     """
 
     number: int
     exit_code: int
     error: AttemptError | None = None
+    oom_kills: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class AttemptError:
     """The traceback."""
 
 
-Event = EpochDone | AttemptEnded
+Event = EpochDone | SignOfLife | AttemptEnded
 
 
 class Executor(Protocol):
@@ -84,6 +96,9 @@ class Executor(Protocol):
 
     def stop(self, number: int) -> None:
         """Asks a trial's attempt to end soon, with everything saved."""
+
+    def dump_stacks(self, number: int) -> None:
+        """Makes a trial's attempt write where each of its threads is to log.txt, whatever it is doing, if it can."""
 
     def kill(self, number: int) -> None:
         """Ends a trial's attempt now."""

@@ -14,8 +14,10 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
 from experiments import worker
-from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event
+from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event, SignOfLife
+from experiments.kernel_oom import oom_kills
 from experiments.placement import Slot
+from wsol.parent_death import STOPPING_SIGNALS
 
 WARM_MODULES = ("torch", "torchvision", "timm", "wsol.build", "wsol.training")
 """What the fork server imports once. None of it runs a tensor operation or touches CUDA."""
@@ -38,21 +40,23 @@ class LocalExecutor:
         self.slots = slots
         self._context = warm_context()
         self._running: dict[int, _Running] = {}
+        self._oom_kills = oom_kills()
 
     def warm_up(self) -> None:
         """Starts the fork server now, so that its imports (seconds) overlap with what comes before the first launch.
 
-        It inherits that SIGINT is ignored, so that a Ctrl-C in its imports is the runner's alone.
+        It inherits that what may stop a sweep is ignored: a Ctrl-C in its imports is the runner's alone, and a batch
+        system that signals every process of a job must not end the one on which all attempts hang.
         """
         if self._context.get_start_method() == "forkserver":
-            before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            try:
+            with contextlib.ExitStack() as stack:
+                for number in STOPPING_SIGNALS:
+                    stack.callback(signal.signal, number, signal.signal(number, signal.SIG_IGN))
                 forkserver.ensure_running()
-            finally:
-                signal.signal(signal.SIGINT, before)
 
     def launch(self, request: AttemptRequest) -> None:
         """Starts an attempt."""
+        self.warm_up()
         ours, theirs = multiprocessing.Pipe()
         process = self._context.Process(  # type: ignore[attr-defined]  # every concrete context has it
             target=worker.run_attempt, args=(request, theirs, os.getpid()), name=f"trial-{request.number}"
@@ -76,6 +80,11 @@ class LocalExecutor:
         with contextlib.suppress(OSError, KeyError):  # it has ended already: `wait` will say so
             self._running[number].connection.send(worker.STOP)
 
+    def dump_stacks(self, number: int) -> None:
+        """Makes a trial's attempt write where each of its threads is to log.txt."""
+        if number in self._running and worker.DUMP_SIGNAL is not None:
+            _signal_session(self._running[number].process, worker.DUMP_SIGNAL)
+
     def kill(self, number: int) -> None:
         """Ends a trial's attempt now."""
         if number in self._running:
@@ -98,15 +107,23 @@ class LocalExecutor:
             end_session(running.process)  # data-loader workers of an attempt that was killed
             running.connection.close()
             del self._running[number]
-            events.append(AttemptEnded(number=number, exit_code=_exit_code(running.process), error=running.error))
+            events.append(self._ended(number, running))
         return events
+
+    def _ended(self, number: int, running: _Running) -> AttemptEnded:
+        """Each of the kernel's kills is put down to one attempt alone."""
+        exit_code = _exit_code(running.process)
+        in_question = exit_code == -signal.SIGKILL or running.error is not None
+        by_kernel = int(in_question and oom_kills() > self._oom_kills)
+        self._oom_kills += by_kernel
+        return AttemptEnded(number=number, exit_code=exit_code, error=running.error, oom_kills=by_kernel)
 
     def _messages(self, number: int, running: _Running) -> list[Event]:
         events: list[Event] = []
         try:
             while not running.connection.closed and running.connection.poll():
                 message = running.connection.recv()
-                if isinstance(message, EpochDone):
+                if isinstance(message, (EpochDone, SignOfLife)):
                     events.append(message)
                 else:
                     assert isinstance(message, AttemptError)
@@ -134,7 +151,12 @@ def end_session(process: BaseProcess) -> None:
     """Kills a process that leads a session of its own, and its descendants there."""
     if process.pid is None:
         return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    _signal_session(process, signal.SIGKILL)
     if process.is_alive():  # not yet a session leader, or no process groups here
         process.kill()
+
+
+def _signal_session(process: BaseProcess, number: signal.Signals) -> None:
+    if process.pid is not None and hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Event, Executor
+from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Event, Executor, SignOfLife
 from experiments.executors.local import LocalExecutor
 from experiments.failures import FailureKind, classify
 from experiments.placement import cpu_slots
@@ -27,6 +27,7 @@ from experiments.store import StoredTrial, TrialPaths, read_metrics, read_result
 from experiments.trial import TrialState, signature
 from wsol.config import ExperimentConfig
 from wsol.data.digits import generate
+from wsol.parent_death import STOPPING_SIGNALS
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -284,6 +285,55 @@ def test_a_failure_is_told_in_the_attempts_own_words(
     assert end.error.details.startswith("Traceback")
     assert "NonFiniteLossError" in TrialPaths(request.folder).log.read_text()
     assert result_of(request) is None
+
+
+def test_signs_of_life_come_and_say_when_to_expect_the_next(
+    executor: Executor, make_request: Callable[..., AttemptRequest]
+) -> None:
+    executor.launch(make_request(epochs=3))
+    signs = [event for event in to_the_end(executor, 0) if isinstance(event, SignOfLife)]
+    assert len(signs) >= 3
+    assert {sign.number for sign in signs} == {0}
+    assert all(60.0 <= sign.next_within_s <= 601.0 for sign in signs)
+
+
+def test_an_attempt_writes_down_its_stacks_whatever_it_is_doing(
+    executor: Executor, make_request: Callable[..., AttemptRequest]
+) -> None:
+    request = make_request(epochs=1000)
+    executor.launch(request)
+    events(executor, until=first_epoch)
+    log = TrialPaths(request.folder).log
+    executor.dump_stacks(0)
+    deadline = time.monotonic() + AT_MOST_S
+    while "most recent call first" not in log.read_text():
+        assert time.monotonic() < deadline
+        executor.wait(0.05)
+    assert "wsol/training.py" in log.read_text()
+    executor.kill(0)
+    assert the_end(to_the_end(executor, 0)).exit_code == -signal.SIGKILL
+    executor.dump_stacks(0)
+
+
+@pytest.mark.parametrize("number", [n for n in STOPPING_SIGNALS if n is not signal.SIGINT])
+def test_what_a_batch_system_sends_to_every_process_saves_and_ends(
+    executor: Executor, make_request: Callable[..., AttemptRequest], number: signal.Signals
+) -> None:
+    """The attempt, its loader processes and what started it."""
+    request = make_request(epochs=1000, workers=2)
+    executor.launch(request)
+    found = events(executor, until=first_epoch)
+    leader = attempt_process(request)
+    parent = int(re.findall(r"^PPid:\s*(\d+)$", Path(f"/proc/{leader}/status").read_text(), re.M)[0])
+    assert parent != os.getpid()
+    for pid in [parent, *sorted(group_of(leader) - {leader}), leader]:
+        os.kill(pid, number)
+    end = the_end(found + to_the_end(executor, 0))
+    assert end.error is not None
+    assert (end.exit_code, end.error.kind) == (1, FailureKind.INTERRUPTED)
+    assert all_gone(leader), group_of(leader)
+    executor.launch(make_request(1, epochs=1))
+    assert the_end(to_the_end(executor, 1), 1).exit_code == 0
 
 
 def test_stop_and_kill_of_what_does_not_run(executor: Executor, make_request: Callable[..., AttemptRequest]) -> None:

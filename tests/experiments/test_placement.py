@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from experiments.placement import Slot, cpu_slots, gpu_slots, planned_slots
+from experiments.placement import Slot, SlotPool, cpu_slots, gpu_slots, planned_slots
 
 
 def test_a_gpu_is_a_slot_and_the_cores_are_shared() -> None:
@@ -79,3 +80,56 @@ def slowly_planned(durations: Sequence[float], slots: int) -> tuple[list[int], f
             second += 1
             left = [max(0.0, one - 1.0) for one in left]
     return placed, float(second)
+
+
+class TestSlotPool:
+    def test_slots_go_round(self) -> None:
+        pool = SlotPool(cpu_slots(2, cores=2))
+        first, second = pool.take(), pool.take()
+        assert first is not None
+        assert second is not None
+        assert (first.index, second.index, pool.take(), pool.has_room()) == (0, 1, None, False)
+        pool.give_back(second)
+        assert pool.has_room()
+        assert pool.take() == second
+
+    def test_alone_means_that_nothing_else_runs_or_starts_on_the_device(self) -> None:
+        pool = SlotPool(cpu_slots(3, cores=3))
+        first, second = pool.take(), pool.take()
+        assert first is not None
+        assert second is not None
+        assert pool.take_alone() is None
+        assert pool.take() is None, "the device is kept free from now on"
+        pool.give_back(first)
+        assert pool.take_alone() is None
+        pool.give_back(second)
+        alone = pool.take_alone()
+        assert alone is not None
+        assert not pool.has_room()
+        assert pool.take_alone() is None
+        pool.give_back(alone)
+        assert [pool.take() is not None for _ in range(4)] == [True, True, True, False]
+
+    def test_the_device_on_which_least_runs(self) -> None:
+        slots = [replace(slot, index=i) for i, slot in enumerate([*gpu_slots(["a", "b"], cores=4)] * 2)]  # a b a b
+        pool = SlotPool(slots)
+        taken = [pool.take() for _ in range(3)]  # a b a
+        assert [slot.visible_devices for slot in taken if slot] == ["a", "b", "a"]
+        assert pool.take_alone() is None
+        assert pool.take() is None, "b is kept free, a is full"
+        assert taken[0] is not None
+        pool.give_back(taken[0])
+        other = pool.take()
+        assert other is not None
+        assert other.visible_devices == "a", "the other device goes on"
+        assert taken[1] is not None
+        pool.give_back(taken[1])
+        alone = pool.take_alone()
+        assert alone is not None
+        assert alone.visible_devices == "b"
+
+    def test_two_may_be_alone_on_two_devices(self) -> None:
+        pool = SlotPool(gpu_slots(["a", "b"], cores=2))
+        devices = {slot.visible_devices for slot in (pool.take_alone(), pool.take_alone()) if slot}
+        assert devices == {"a", "b"}
+        assert pool.take_alone() is None

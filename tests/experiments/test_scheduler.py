@@ -65,6 +65,11 @@ def killed(request: AttemptRequest) -> AttemptEnded:
     return AttemptEnded(number=request.number, exit_code=-9)
 
 
+def crashed(request: AttemptRequest) -> AttemptEnded:
+    """A segmentation fault."""
+    return AttemptEnded(number=request.number, exit_code=-11)
+
+
 def failed(kind: FailureKind) -> Outcome:
     """The attempt said why it failed."""
     return lambda request: AttemptEnded(request.number, 1, AttemptError(kind=kind, message="ValueError: what it said"))
@@ -99,6 +104,9 @@ class ScriptedExecutor:
 
     def stop(self, number: int) -> None:
         self._stopping.add(number)
+
+    def dump_stacks(self, number: int) -> None:
+        raise AssertionError("nothing hangs here")
 
     def kill(self, number: int) -> None:
         self._stopping.add(number)
@@ -251,13 +259,13 @@ def test_added_cells_run_alone_and_removed_ones_stay_on_disk(spec: SweepSpec, sw
     assert len(sweep.store.trials()) == 5
 
 
-def test_a_killed_attempt_is_tried_again_up_to_the_limit_and_then_fails(spec: SweepSpec, sweep: Sweep) -> None:
-    scheduler, executor = sweep.run(spec, lambda request: killed if request.number == 1 else complete())
+def test_a_crashed_attempt_is_tried_again_up_to_the_limit_and_then_fails(spec: SweepSpec, sweep: Sweep) -> None:
+    scheduler, executor = sweep.run(spec, lambda request: crashed if request.number == 1 else complete())
     attempts = [request.attempt for request in executor.launched if request.number == 1]
     assert attempts == [1, 2, 3]
     result = sweep.results()[1]
     assert result is not None
-    assert (result.state, result.stop_reason, result.attempts) == (TrialState.FAIL, "killed", 3)
+    assert (result.state, result.stop_reason, result.attempts) == (TrialState.FAIL, "crash", 3)
     assert exit_status(scheduler.results(), total=4, stopped=False) == 1
     assert sum(r is not None and r.state is TrialState.COMPLETE for r in sweep.results().values()) == 3
 
@@ -295,7 +303,10 @@ def test_a_failed_trial_stays_failed_until_it_is_asked_for(spec: SweepSpec, swee
 
 def test_stop_lets_running_trials_end_and_starts_nothing_new(spec: SweepSpec, sweep: Sweep) -> None:
     scheduler, executor = sweep.prepare(spec, always(complete()), slots=2)
-    executor.on_launch = lambda: scheduler.stop() if len(executor.launched) == 2 else None  # a signal in a launch
+    stop = scheduler._stop
+    executor.on_launch = lambda: (
+        setattr(stop, "asked", True) if len(executor.launched) == 2 else None
+    )  # a signal in a launch
     scheduler.run()
     assert len(executor.launched) == 2
     assert exit_status(scheduler.results(), total=4, stopped=True) == 130

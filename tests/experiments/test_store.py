@@ -139,6 +139,7 @@ class TestResult:
             "metrics": {"ap50_11pt/mean": 0.5, "ap50_11pt/a,b": None},
             "epochs": 3,
             "duration_s": 1.25,
+            "images_at_a_time": None,
             "reused_from": "",
             "config": {},
         }

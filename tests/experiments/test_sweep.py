@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +15,13 @@ from rich.console import Console
 from experiments import sweep
 from experiments.errors import UserError
 from experiments.live_view import LiveView
+from experiments.scheduler import StopRequest
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore, TrialResult, write_result
 from experiments.sweep import Options
 from experiments.trial import TrialState
 from experiments.view import PlainView
+from wsol.parent_death import STOPPING_SIGNALS
 
 Load = Callable[[str], SweepSpec]
 TWO = "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1, 0.2]}\n"
@@ -109,53 +110,49 @@ def test_a_warning_is_one_line_and_no_markup(capsys: pytest.CaptureFixture[str])
     assert line == "warning: [bold]x[/bold] " + "long " * 50
 
 
-class FakeScheduler:
-    """Only what a signal may touch."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    @property
-    def was_stopped(self) -> bool:
-        return bool(self.calls)
-
-    def stop(self) -> None:
-        self.calls.append("stop")
-
-    def kill(self) -> None:
-        self.calls.append("kill")
-
-
 @pytest.fixture
 def handlers() -> Iterator[dict[signal.Signals, Any]]:
     """What the process does on signals, as it is before and must be after."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
     yield before
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 class TestSignals:
-    @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-    @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-    def test_stop_then_kill(
-        self, handlers: dict[signal.Signals, Any], first: signal.Signals, second: signal.Signals
-    ) -> None:
-        scheduler: Any = FakeScheduler()
-        with sweep._stop_on_signals(scheduler):
+    @pytest.mark.parametrize("first", STOPPING_SIGNALS)
+    def test_stop_then_kill(self, handlers: dict[signal.Signals, Any], first: signal.Signals) -> None:
+        stop = StopRequest()
+        with sweep._stop_on_signals(stop):
             os.kill(os.getpid(), first)
-            assert scheduler.calls == ["stop"]
-            os.kill(os.getpid(), second)
-            assert scheduler.calls == ["stop", "kill"]
+            assert stop == StopRequest(asked=True, now=False)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop == StopRequest(asked=True, now=True)
         assert {number: signal.getsignal(number) for number in handlers} == handlers
 
-    def test_a_handler_does_nothing_but_take_a_note(self, handlers: dict[signal.Signals, Any]) -> None:
-        """It can come in the midst of a print or a launch, which cannot be entered twice."""
-        scheduler = SimpleNamespace(was_stopped=False, stop=lambda: None)  # anything else would be an AttributeError
-        with sweep._stop_on_signals(scheduler):  # type: ignore[arg-type]
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def test_sigterm_outside_of_the_trials_is_an_interrupt(self, handlers: dict[signal.Signals, Any]) -> None:
-        with pytest.raises(KeyboardInterrupt, match="^$"), sweep._interrupt_on_sigterm():
+    @pytest.mark.parametrize(("later_s", "now"), [(0.0, False), (1.9, False), (2.0, True), (60.0, True)])
+    def test_a_batch_systems_signal_may_come_twice_at_a_time(
+        self, handlers: dict[signal.Signals, Any], monkeypatch: pytest.MonkeyPatch, later_s: float, now: bool
+    ) -> None:
+        stop, times = StopRequest(), iter([100.0, 100.0 + later_s])
+        monkeypatch.setattr("experiments.sweep.time.monotonic", lambda: next(times))
+        with sweep._stop_on_signals(stop):
+            os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGTERM)
-        assert signal.getsignal(signal.SIGTERM) == handlers[signal.SIGTERM]
+        assert stop == StopRequest(asked=True, now=now)
+
+    @pytest.mark.parametrize("number", STOPPING_SIGNALS)
+    def test_outside_of_the_trials_it_is_an_interrupt(
+        self, handlers: dict[signal.Signals, Any], number: signal.Signals
+    ) -> None:
+        with pytest.raises(KeyboardInterrupt, match="^$"), sweep._interrupt_on_signals():
+            os.kill(os.getpid(), number)
+        assert {number: signal.getsignal(number) for number in handlers} == handlers
+
+    def test_under_nohup_the_end_of_the_terminal_is_no_reason(self, handlers: dict[signal.Signals, Any]) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        stop = StopRequest()
+        with sweep._interrupt_on_signals(), sweep._stop_on_signals(stop):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.asked
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -13,7 +13,7 @@ import torch
 
 from wsol import checkpoint, training
 from wsol.config import ExperimentConfig
-from wsol.training import EpochRecord, fit
+from wsol.training import EpochRecord, Watch, fit
 
 MOMENTS = ("step", "fsync", "replace", "saved")
 """Before a step of the optimizer; before a checkpoint's bytes are on disk, before it has its name, after both."""
@@ -35,7 +35,7 @@ def train(config: ExperimentConfig, folder: Path, moment: str | None, count: int
         checkpoint_dir=folder / "checkpoint",
         device=torch.device("cpu"),
         on_epoch=records.append,
-        should_stop=lambda: False,
+        watch=Watch(lambda: False),
         threads=1,
     )
     left = {

@@ -38,7 +38,7 @@ from wsol.models import backbones
 from wsol.models.architectures import plan_architecture
 from wsol.models.backbones import build_backbone
 from wsol.seeding import generator
-from wsol.training import EpochRecord, fit
+from wsol.training import EpochRecord, Watch, fit
 
 Context = Mapping[str, Any]
 """What a config has besides `BASE`, by dotted key."""
@@ -291,7 +291,7 @@ class Lab:
                 checkpoint_dir=self._folder / "no checkpoints",
                 device=torch.device("cpu"),
                 on_epoch=records.append,
-                should_stop=lambda: False,
+                watch=Watch(lambda: False),
                 threads=1,
             )
         return {

@@ -26,7 +26,7 @@ from wsol.data.voc import read_image_level_split
 from wsol.detections import measure
 from wsol.models.detector import ImagePrediction
 from wsol.models.wsddn import Wsddn
-from wsol.training import EpochRecord, FitResult, Interrupted, NonFiniteLossError, fit
+from wsol.training import EpochRecord, FitResult, Interrupted, NonFiniteLossError, Watch, fit
 
 CLASSES = ("digit_0", "digit_1", "digit_2")
 TASKS = ["wsddn", "localizer"]
@@ -87,7 +87,7 @@ class Attempts:
             checkpoint_dir=self.folder,
             device=torch.device(device),
             on_epoch=keep,
-            should_stop=should_stop,
+            watch=Watch(should_stop),
             on_resume=self._cut,
             threads=1,
         )

@@ -91,6 +91,22 @@ class ImageBatch:
         """The same batch in page-locked memory. A DataLoader with `pin_memory` looks for this method."""
         return self._with_each(Tensor.pin_memory)
 
+    def split(self, size: int | None) -> list[ImageBatch]:
+        """The same images in batches of at most `size`, in order; None: all of them in one."""
+        if size is None or size >= len(self):
+            return [self]
+        return [self._part(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def _part(self, part: slice) -> ImageBatch:
+        return ImageBatch(
+            images=self.images[part],
+            labels=self.labels[part],
+            proposals=self.proposals[part],
+            proposal_scores=self.proposal_scores[part],
+            image_ids=self.image_ids[part],
+            scales=self.scales[part],
+        )
+
     def _with_each(self, change: Callable[[Tensor], Tensor]) -> ImageBatch:
         return replace(
             self,

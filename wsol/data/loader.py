@@ -34,7 +34,7 @@ from wsol.data.transforms import (
     resized_size,
     scale_boxes,
 )
-from wsol.parent_death import die_with_parent
+from wsol.parent_death import die_with_parent, leave_stopping_to_parent
 from wsol.seeding import generator
 
 ProposeBoxes = Callable[[ImageRecord], Proposals]
@@ -228,7 +228,7 @@ class BatchLoader:
             collate_fn=collate,
             pin_memory=pin_memory,
             multiprocessing_context=worker_context() if workers else None,
-            worker_init_fn=die_with_parent if workers else None,
+            worker_init_fn=_begin_worker if workers else None,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # it is drawn from at every pass: not from the global one
         )
@@ -271,6 +271,11 @@ class BatchLoader:
 
 def _split(indices: list[int], size: int) -> list[list[int]]:
     return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def _begin_worker(_number: int) -> None:
+    die_with_parent()
+    leave_stopping_to_parent()
 
 
 def worker_context() -> BaseContext:

@@ -1,0 +1,84 @@
+"""Attempts that have stopped getting on, told by the signs of life that they give. Pure, but for the clocks."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+LEAST_S = 60.0
+"""No step is waited for less than this."""
+TIMES_THE_MEDIAN = 10.0
+BETWEEN_STEPS_S = 600.0
+"""For what has no steps: a pass that begins, metrics, checkpoints, pictures."""
+START_S = 1800.0
+"""For an attempt's first sign: it may have to download weights."""
+DUMP_S = 2.0
+"""From the order to write down all stacks to the end."""
+
+_KEPT = 101
+"""Steps that the median is of."""
+
+
+class StepTimes:
+    """How long the steps of a pass take, and how long to wait for the next one. In the attempt."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._durations: list[float] = []
+        self._began: float | None = None
+
+    def step(self) -> float:
+        """A step begins, and ends the one before. Returns how long it may take, in seconds."""
+        now = self._clock()
+        if self._began is not None:
+            self._durations = [*self._durations[1 - _KEPT :], now - self._began]
+        self._began = now
+        return (
+            max(LEAST_S, TIMES_THE_MEDIAN * statistics.median(self._durations)) if self._durations else BETWEEN_STEPS_S
+        )
+
+    def pass_ends(self) -> float:
+        """The last step is over. Returns how long what follows may take, in seconds."""
+        self._durations, self._began = [], None
+        return BETWEEN_STEPS_S
+
+
+class Watchdog:
+    """Which of the running attempts are overdue. In the runner.
+
+    Args:
+        clock: in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._deadlines: dict[int, float] = {}
+        self._dumping: dict[int, float] = {}
+
+    def started(self, number: int) -> None:
+        """An attempt of a trial starts."""
+        self.expect(number, START_S)
+
+    def expect(self, number: int, within_s: float) -> None:
+        """The next sign of life is due in so long. One that comes too late changes nothing."""
+        if number not in self._dumping:
+            self._deadlines[number] = self._clock() + within_s
+
+    def ended(self, number: int) -> bool:
+        """The attempt is over. Returns whether it had hung."""
+        self._deadlines.pop(number, None)
+        return self._dumping.pop(number, None) is not None
+
+    def overdue(self) -> list[int]:
+        """Trials whose attempt has just become overdue: it is to write down its stacks. Each is named once."""
+        now = self._clock()
+        found = [number for number, deadline in self._deadlines.items() if now >= deadline]
+        for number in found:
+            del self._deadlines[number]
+            self._dumping[number] = now + DUMP_S
+        return found
+
+    def to_kill(self) -> list[int]:
+        """Trials whose attempt had its time to write down its stacks."""
+        now = self._clock()
+        return [number for number, until in self._dumping.items() if now >= until]

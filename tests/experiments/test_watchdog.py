@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+
+from experiments.watchdog import BETWEEN_STEPS_S, DUMP_S, LEAST_S, START_S, StepTimes, Watchdog
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+class TestStepTimes:
+    def test_the_first_step_of_a_pass_has_the_time_of_a_beginning(self, clock: Clock) -> None:
+        assert StepTimes(clock).step() == BETWEEN_STEPS_S
+
+    @pytest.mark.parametrize(
+        ("durations", "limit"),
+        [
+            ([1.0], LEAST_S),
+            ([6.0], LEAST_S),
+            ([6.1], 61.0),
+            ([20.0, 1.0, 30.0], 200.0),  # the median, whatever the last one took
+            ([100.0, 1.0, 1.0], LEAST_S),
+            ([10.0, 30.0], 200.0),
+        ],
+    )
+    def test_ten_times_the_median_and_never_less_than_a_minute(
+        self, clock: Clock, durations: list[float], limit: float
+    ) -> None:
+        times = StepTimes(clock)
+        times.step()
+        for duration in durations:
+            clock.now += duration
+            told = times.step()
+        assert told == pytest.approx(limit)
+
+    def test_each_pass_has_its_own_steps(self, clock: Clock) -> None:
+        times = StepTimes(clock)
+        times.step()
+        clock.now += 0.1
+        assert times.step() == LEAST_S
+        clock.now += 1000.0  # metrics, a checkpoint: no step
+        assert times.pass_ends() == BETWEEN_STEPS_S
+        clock.now += 1000.0
+        assert times.step() == BETWEEN_STEPS_S
+        clock.now += 50.0
+        assert times.step() == pytest.approx(500.0)
+
+    def test_old_steps_are_forgotten(self, clock: Clock) -> None:
+        times = StepTimes(clock)
+        times.step()
+        for duration in [1.0] * 200 + [20.0] * 101:
+            clock.now += duration
+            told = times.step()
+        assert told == pytest.approx(200.0)
+
+
+class TestWatchdog:
+    def test_an_attempt_is_overdue_once_and_then_killed(self, clock: Clock) -> None:
+        dog = Watchdog(clock)
+        dog.started(3)
+        dog.expect(3, 60.0)
+        clock.now += 59.9
+        assert dog.overdue() == []
+        clock.now += 0.1
+        assert dog.overdue() == [3]
+        assert dog.overdue() == []
+        assert dog.to_kill() == []
+        clock.now += DUMP_S
+        assert dog.to_kill() == [3]
+        assert dog.ended(3)
+        assert dog.to_kill() == []
+
+    def test_a_sign_puts_it_off_until_it_is_too_late(self, clock: Clock) -> None:
+        dog = Watchdog(clock)
+        dog.started(3)
+        clock.now += START_S - 1
+        dog.expect(3, 60.0)
+        clock.now += 59.0
+        assert dog.overdue() == []
+        dog.expect(3, 60.0)
+        clock.now += 60.0
+        assert dog.overdue() == [3]
+        dog.expect(3, 60.0)  # it was already told to end
+        clock.now += DUMP_S
+        assert (dog.overdue(), dog.to_kill()) == ([], [3])
+
+    def test_attempts_are_told_apart_and_a_new_one_starts_anew(self, clock: Clock) -> None:
+        dog = Watchdog(clock)
+        for number in (1, 2, 5):
+            dog.started(number)
+            dog.expect(number, 60.0 * number)
+        clock.now += 120.0
+        assert dog.overdue() == [1, 2]
+        assert dog.ended(1)
+        assert not dog.ended(5)
+        dog.started(1)
+        clock.now += DUMP_S
+        assert dog.to_kill() == [2]
+        clock.now += START_S - DUMP_S
+        assert dog.overdue() == [1]
+
+    def test_an_end_that_nobody_waited_for(self, clock: Clock) -> None:
+        assert not Watchdog(clock).ended(9)
