@@ -6,6 +6,7 @@ crash came between.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from experiments.disk_space import Patiently, once
@@ -16,8 +17,10 @@ from experiments.store import (
     StoredTrial,
     SweepStore,
     TrialResult,
+    belongs_to,
     exempt_from_pruning,
     limit_images_at_a_time,
+    number_of,
     read_metrics,
     read_result,
     trained_s,
@@ -59,11 +62,12 @@ class Ledger:
         """The best complete trial of the search; of equal ones the first that was known."""
         self.adopted = 0
         """Trials that were found in other sweeps."""
-        self.stored = store.trials()
+        self._in_study = study.trials()
+        self._damaged: list[str] = []
+        self.stored = self._read_folders()
         """What was there at the start."""
         self._trials = {trial.signature: trial for trial in self.stored}
-        self._in_study = study.trials()
-        self._next_number = 1 + max([*self._in_study, *(trial.number for trial in self.stored)], default=-1)
+        self._next_number = 1 + max([*self._in_study, *(number_of(name) for name in store.trial_names())], default=-1)
 
     @property
     def folder(self) -> Path:
@@ -86,7 +90,7 @@ class Ledger:
 
     def reconcile(self, plan: TrialPlan) -> None:
         """Brings folder, study and memory to one state; looks in other sweeps for a trial that has no folder."""
-        trial = self.trial(plan)
+        trial = self.trial(plan) or self._mended_by(plan)
         if trial is not None:
             self._reconcile(plan, trial, self._in_study.get(trial.number))
         elif self._library is not None and (found := self._library.find(plan.signature)) is not None:
@@ -147,6 +151,38 @@ class Ledger:
         self._patiently(lambda: write_result(paths, result))
         self.note(plan, result)
         return result
+
+    def _read_folders(self) -> list[StoredTrial]:
+        """Every trial, in order of its number. A config.json that is damaged is mended from the study."""
+        found = []
+        for name in self._store.trial_names():
+            trial = self._store.stored_trial(name) or self._mended_by_study(name)
+            if trial is None:
+                self._damaged.append(name)
+            else:
+                found.append(trial)
+        return sorted(found, key=lambda trial: trial.number)
+
+    def _mended_by_study(self, name: str) -> StoredTrial | None:
+        known = self._in_study.get(number_of(name))
+        if known is None or not known.config or not belongs_to(name, known.signature):
+            return None
+        config, stage, draw = json.loads(known.config), known.stage, known.draw
+        self._patiently(lambda: self._store.mend_config(name, known.signature, config, stage=stage, draw=draw))
+        return self._store.stored_trial(name)
+
+    def _mended_by(self, plan: TrialPlan) -> StoredTrial | None:
+        """A folder whose config.json is damaged, and whose name says that it is the plan's."""
+        name = next((name for name in self._damaged if belongs_to(name, plan.signature)), None)
+        if name is None:
+            return None
+        config = plan.config.model_dump(mode="json")
+        self._patiently(lambda: self._store.mend_config(name, plan.signature, config, stage=plan.stage, draw=plan.draw))
+        self._damaged.remove(name)
+        trial = self._store.stored_trial(name)
+        assert trial is not None, f"{name} was mended"
+        self._trials[plan.signature] = trial
+        return trial
 
     def _reconcile(self, plan: TrialPlan, trial: StoredTrial, in_study: StudyTrial | None) -> None:
         """A trial that the study lacks is added; one that must run again is reopened."""

@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from experiments.sealed import opened, sealed
 from experiments.trial import Draw, Stage, TrialState
 from wsol.atomic_file import pending_file, sync_folder
 
@@ -211,6 +212,16 @@ class SweepStore:
         folder = self.folder / "trials"
         return sorted(name for name in os.listdir(folder) if _TRIAL_FOLDER.match(name)) if folder.is_dir() else []
 
+    def mend_config(
+        self, name: str, signature: str, config: Mapping[str, Any], *, stage: Stage, draw: Draw | None
+    ) -> None:
+        """Writes the config.json of a trial folder anew, from what is known of the trial elsewhere."""
+        match = _TRIAL_FOLDER.match(name)
+        assert match is not None, f"{name} is no trial's folder"
+        trial = StoredTrial(int(match[1]), signature, TrialPaths(self.folder / "trials" / name), stage, draw)
+        _write_config(trial, config)
+        log.warning("%s: was damaged or missing and is written anew", trial.paths.config)
+
     def stored_trial(self, name: str) -> StoredTrial | None:
         """The trial in a folder; None, with a warning, where its config.json cannot be read."""
         return _stored_trial(self.folder / "trials" / name)
@@ -219,6 +230,16 @@ class SweepStore:
         """Every trial folder with a readable config.json, by number. Others are named in a warning."""
         found = [trial for name in self.trial_names() if (trial := self.stored_trial(name)) is not None]
         return sorted(found, key=lambda trial: trial.number)
+
+
+def number_of(name: str) -> int:
+    """Of the trial in a trial's folder."""
+    return int(name.partition("-")[0])
+
+
+def belongs_to(name: str, signature: str) -> bool:
+    """Whether a trial folder of this name may be that of a trial with this signature."""
+    return name.partition("-")[2] == signature[:8]
 
 
 def sweep_folders(results: Path) -> list[SweepStore]:
@@ -241,7 +262,7 @@ def _stored_trial(folder: Path) -> StoredTrial | None:
     config = _read_json(paths.config)
     signature = config.get("signature") if isinstance(config, dict) else None
     if not isinstance(signature, str) or signature[:8] != name[2] or not _is_draw(config.get("draw")):
-        log.warning("%s: no readable config.json; the folder is left alone and its trial starts anew", folder)
+        log.warning("%s: no readable config.json", folder)
         return None
     draw = _DRAW.validate_python(config["draw"]) if config.get("draw") else None
     return StoredTrial(
@@ -274,7 +295,7 @@ def _write_config(trial: StoredTrial, config: Any) -> None:
         values["may_be_pruned"] = False
     if trial.images_at_a_time is not None:
         values["images_at_a_time"] = trial.images_at_a_time
-    write_json(trial.paths.config, {**values, "config": config})
+    write_json(trial.paths.config, sealed({**values, "config": config}))
 
 
 def exempt_from_pruning(trial: StoredTrial) -> StoredTrial:
@@ -299,7 +320,7 @@ def read_config(trial: StoredTrial) -> Any:
 
 def write_result(paths: TrialPaths, result: TrialResult) -> None:
     """Writes the trial's last word."""
-    write_json(paths.result, asdict(result))
+    write_json(paths.result, sealed(asdict(result)))
 
 
 def read_result(trial: StoredTrial) -> TrialResult | None:
@@ -321,19 +342,25 @@ def read_result(trial: StoredTrial) -> TrialResult | None:
 
 
 def _read_json(path: Path) -> Any:
-    """The parsed file; None where it is absent or, with a warning, damaged."""
+    """The parsed file, its checksum left out; None where it is absent or, with a warning, damaged."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("%s: cannot be read (%s)", path, error)
         return None
+    if not isinstance(values, dict):
+        return values
+    whole = opened(values)
+    if whole is None:
+        log.warning("%s: its checksum does not fit: the file is damaged", path)
+    return whole
 
 
 def append_metrics(paths: TrialPaths, row: Mapping[str, Any]) -> None:
     """Appends one epoch's row and has it on disk before it returns."""
-    line = json.dumps(row, allow_nan=False) + "\n"
+    line = _metrics_line(row)
     with paths.metrics.open("a", encoding="utf-8") as file:
         file.write(line)
         file.flush()
@@ -359,9 +386,13 @@ def read_metrics(paths: TrialPaths) -> list[dict[str, Any]]:
 def _metrics_row(line: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and {"epoch", "duration_s"} <= row.keys() else None
+    return opened(row) if isinstance(row, dict) and {"epoch", "duration_s"} <= row.keys() else None
+
+
+def _metrics_line(row: Mapping[str, Any]) -> str:
+    return json.dumps(sealed(row), allow_nan=False) + "\n"
 
 
 def trained_s(rows: Iterable[Mapping[str, Any]]) -> float:
@@ -373,7 +404,7 @@ def cut_metrics(paths: TrialPaths, *, epochs: int) -> None:
     """Keeps the rows of the first `epochs` epochs: those that the checkpoint has as well."""
     rows = [row for row in read_metrics(paths) if row["epoch"] <= epochs]
     if paths.metrics.exists():
-        write_text(paths.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(paths.metrics, "".join(map(_metrics_line, rows)))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +18,24 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, create_trial
 
+from experiments.disk_space import is_disk_full
 from experiments.errors import UserError
-from experiments.trial import Stage, TrialPlan, TrialState
+from experiments.trial import Draw, Stage, TrialPlan, TrialState
 
 _NUMBER, _SIGNATURE, _ATTEMPTS, _STOP_REASON = "trial", "signature", "attempts", "stop_reason"
 _TO_BE_PRUNED = "to_be_pruned"
+_CONFIG, _DRAW = "resolved_config", "draw"
+
+_UNREADABLE = (
+    sqlalchemy.exc.SQLAlchemyError,
+    optuna.exceptions.OptunaError,
+    RuntimeError,  # the tables are of another version of Optuna
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+"""What reading a file may raise that is no study, is torn, or has turned bits."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,9 @@ class StudyTrial:
 
     Attributes:
         to_be_pruned: why its report stopped its configuration; empty where none has.
+        config: the resolved config as JSON, from which a damaged config.json is mended; empty in older studies.
+        stage: of the sweep.
+        draw: how a sampler came to it.
     """
 
     number: int
@@ -39,6 +55,9 @@ class StudyTrial:
     stop_reason: str
     attempts: int
     to_be_pruned: str = ""
+    config: str = field(default="", compare=False, repr=False)
+    stage: Stage = "search"
+    draw: Draw | None = None
 
 
 class Study:
@@ -59,14 +78,17 @@ class Study:
             self._open("search")
             if self._name_of("final") in optuna.get_all_study_names(self._storage):
                 self._open("final")
-        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
-            # RuntimeError: the tables are of another version of Optuna
-            reason = str(getattr(error, "orig", error)).splitlines()[0].rstrip(" .")
+            self._check()
+            self._optuna_trial = {_number(trial): (stage, trial.number) for stage, trial in self._known()}
+            self.trials()
+        except _UNREADABLE as error:
+            if is_disk_full(error):
+                raise
+            reason = (str(getattr(error, "orig", error)) or type(error).__name__).splitlines()[0].rstrip(" .")
             raise UserError(
                 f"{file}: cannot be opened as an Optuna study ({reason}); "
                 "move it away to have it rebuilt from the trial folders"
             ) from None
-        self._optuna_trial = {_number(trial): (stage, trial.number) for stage, trial in self._known()}
 
     def close(self) -> None:
         """Gives the file back."""
@@ -75,7 +97,7 @@ class Study:
 
     def trials(self) -> dict[int, StudyTrial]:
         """Every trial by its number."""
-        return {_number(trial): _study_trial(trial) for _, trial in self._known()}
+        return {_number(trial): _study_trial(stage, trial) for stage, trial in self._known()}
 
     def start(self, number: int, plan: TrialPlan, *, attempts: int = 0) -> None:
         """Adds a RUNNING trial: a new one, or the reopening of a finished one."""
@@ -88,6 +110,8 @@ class Study:
                     _SIGNATURE: plan.signature,
                     _ATTEMPTS: attempts,
                     "seed": plan.config.seed,
+                    _CONFIG: plan.config.model_dump_json(),
+                    **({_DRAW: json.dumps(asdict(plan.draw))} if plan.draw is not None else {}),
                     **{f"config/{key}": json.dumps(value) for key, value in plan.swept.items()},
                 },
             )
@@ -112,6 +136,13 @@ class Study:
             values=value if state is TrialState.COMPLETE else None,
             state=optuna.trial.TrialState[state.name],
         )
+
+    def _check(self) -> None:
+        """Finds a file that was torn or overwritten in its midst, before anything is written to it."""
+        with self._storage.engine.connect() as connection:
+            problem = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if problem != "ok":
+            raise RuntimeError(problem)
 
     def _name_of(self, stage: Stage) -> str:
         return self._name if stage == "search" else f"{self._name} (final stage)"
@@ -146,7 +177,7 @@ def _number(trial: FrozenTrial) -> int:
     return int(trial.user_attrs[_NUMBER])
 
 
-def _study_trial(trial: FrozenTrial) -> StudyTrial:
+def _study_trial(stage: Stage, trial: FrozenTrial) -> StudyTrial:
     attrs: Mapping[str, Any] = trial.user_attrs
     return StudyTrial(
         number=_number(trial),
@@ -155,6 +186,9 @@ def _study_trial(trial: FrozenTrial) -> StudyTrial:
         stop_reason=attrs.get(_STOP_REASON, ""),
         attempts=attrs[_ATTEMPTS],
         to_be_pruned=attrs.get(_TO_BE_PRUNED, ""),
+        config=attrs.get(_CONFIG, ""),
+        stage=stage,
+        draw=Draw(**json.loads(attrs[_DRAW])) if _DRAW in attrs else None,
     )
 
 

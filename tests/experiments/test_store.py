@@ -142,6 +142,7 @@ class TestResult:
             "images_at_a_time": None,
             "reused_from": "",
             "config": {},
+            "checksum": "24d8e8ff1be61ff6",
         }
 
     def test_keys_of_a_later_version_are_no_damage(self, trial: StoredTrial) -> None:
@@ -200,6 +201,7 @@ class TestTrials:
             "signature": SIGNATURE,
             "stage": "search",
             "config": {"seed": 0},
+            "checksum": "ea7a3b5bc7e29dd8",
         }
         assert store.trial_paths(7, SIGNATURE) == trial.paths
 

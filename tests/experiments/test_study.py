@@ -73,6 +73,7 @@ class TestLifeOfATrial:
             "signature": plans[0].signature,
             "attempts": 0,
             "seed": 3,
+            "resolved_config": plans[0].config.model_dump_json(),
             "config/train.lr": "0.5",
             "config/proposals.count": "null",
         }
