@@ -7,6 +7,7 @@ A trial is finished when its `result.json` exists, and only then.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -17,17 +18,21 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.sealed import opened, sealed
 from experiments.trial import Draw, Stage, TrialState
 from wsol.atomic_file import pending_file, sync_folder
+from wsol.checkpoint_files import checkpoint_files, remove, superfluous
 
 log = logging.getLogger(__name__)
 
 _TRIAL_FOLDER = re.compile(r"^(\d+)-([0-9a-f]{8})$")
+
+
+FileKind = Literal["checkpoints", "other"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class TrialResult:
 
 
 _RESULT = TypeAdapter(TrialResult)
+_WITHOUT_RESULT = "continues from its checkpoint, or starts anew where it has none to go on from"
 _DRAW = TypeAdapter(Draw)
 
 
@@ -198,7 +204,9 @@ class SweepStore:
         folder = trial.paths.folder
         pending = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(pending, ignore_errors=True)  # left by a runner that was killed
-        shutil.copytree(found.paths.folder, pending, copy_function=_link_or_copy)
+        ignored = shutil.ignore_patterns(".*", found.paths.checkpoint.name)
+        shutil.copytree(found.paths.folder, pending, copy_function=_share, ignore=ignored)
+        _share_checkpoints(found.paths, TrialPaths(pending))
         at_pending = replace(trial, paths=TrialPaths(pending))
         _write_config(at_pending, read_config(found))
         origin = result.reused_from or f"{found.paths.folder.parent.parent.name}/{found.paths.folder.name}"
@@ -206,6 +214,15 @@ class SweepStore:
         os.rename(pending, folder)
         sync_folder(folder.parent)
         return trial
+
+    def temporary(self) -> list[Path]:
+        """Files and folders that a killed process left before they had their names; of use to nobody once none runs."""
+        found = [*self.folder.glob(".*.tmp"), *(self.folder / "trials").glob(".*.tmp")]
+        for name in self.trial_names():
+            paths = TrialPaths(self.folder / "trials" / name)
+            for folder in (paths.folder, paths.checkpoint, paths.images):
+                found += [*folder.glob(".*.tmp"), *folder.glob(".*.pending")]
+        return sorted(found)
 
     def trial_names(self) -> list[str]:
         """The names of all trial folders, sorted."""
@@ -242,16 +259,57 @@ def belongs_to(name: str, signature: str) -> bool:
     return name.partition("-")[2] == signature[:8]
 
 
+def remove_trial(trial: StoredTrial) -> None:
+    """Deletes a trial's folder. Stopped at any instant, it is there as it was or is among `SweepStore.temporary`."""
+    folder = trial.paths.folder
+    going = folder.with_name(f".{folder.name}.tmp")
+    if going.exists():
+        shutil.rmtree(going)
+    os.rename(folder, going)
+    sync_folder(folder.parent)
+    shutil.rmtree(going)
+
+
+def file_kind(path: Path) -> FileKind:
+    """What a file is, told from its path in the sweep's folder."""
+    is_of_a_trial = len(path.parts) == 4 and path.parts[0] == "trials"
+    return "checkpoints" if is_of_a_trial and path.parent.name == TrialPaths(Path()).checkpoint.name else "other"
+
+
 def sweep_folders(results: Path) -> list[SweepStore]:
     """The sweeps in a results folder, by name."""
     return [SweepStore(folder) for folder in sorted(results.glob("*")) if (folder / "trials").is_dir()]
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def _share(source: str, target: str) -> None:
+    """A hard link where the file system can. log.txt is copied: another attempt would write into it."""
+    if os.path.basename(source) != "log.txt":
+        with contextlib.suppress(OSError):  # another file system, or one without links
+            os.link(source, target)
+            return
+    shutil.copy2(source, target)
+
+
+def _share_checkpoints(found: TrialPaths, ours: TrialPaths) -> None:
+    """Their sweep may shrink them meanwhile. What replaces one that goes is there before: another look finds it."""
+    ours.checkpoint.mkdir()
+    while new := [
+        path for file in checkpoint_files(found.checkpoint) if not (path := ours.checkpoint / file.path.name).exists()
+    ]:
+        for path in new:
+            with contextlib.suppress(FileNotFoundError):
+                _share(str(found.checkpoint / path.name), str(path))
+
+
+def drop_older_checkpoints(paths: TrialPaths) -> None:
+    """Leaves of a trial that ended, and may be taken up again, the newest whole checkpoint.
+
+    A fault is a warning: it costs space and nothing else.
+    """
     try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
+        remove(paths.checkpoint, superfluous(paths.checkpoint))
+    except OSError as error:
+        log.warning("%s: older checkpoints stay (%s)", paths.checkpoint, error)
 
 
 def _stored_trial(folder: Path) -> StoredTrial | None:
@@ -333,10 +391,10 @@ def read_result(trial: StoredTrial) -> TrialResult | None:
     except ValidationError:
         result = None
     if result is None or not result.state.is_finished:
-        log.warning("%s: not a result; the trial continues from its checkpoint", trial.paths.result)
+        log.warning("%s: not a result; the trial %s", trial.paths.result, _WITHOUT_RESULT)
         return None
     if result.signature != trial.signature:
-        log.warning("%s: belongs to another trial; the trial continues from its checkpoint", trial.paths.result)
+        log.warning("%s: belongs to another trial; this one %s", trial.paths.result, _WITHOUT_RESULT)
         return None
     return result
 

@@ -80,6 +80,11 @@ def superfluous(folder: Path) -> list[Path]:
     return [file.path for file in files if newest is not None and file != newest]
 
 
+def remove_all(folder: Path) -> None:
+    """Removes every checkpoint of a folder. See `remove`."""
+    remove(folder, [file.path for file in checkpoint_files(folder)])
+
+
 def remove(folder: Path, paths: Collection[Path]) -> None:
     """Removes checkpoints of a folder, and what a killed process left of one that it was writing.
 

@@ -213,7 +213,11 @@ def _trained(folder: Path) -> None:
     """Two checkpoints with as much optimizer as model."""
     for number in (1, 2):
         moments = {"state": {0: {"exp_avg": torch.ones(30_000)}}}
-        state = {"model": {"weight": torch.full((10_000,), float(number))}, "identity": {"lr": 0.1}, "optimizer": moments}
+        state = {
+            "model": {"weight": torch.full((10_000,), float(number))},
+            "identity": {"lr": 0.1},
+            "optimizer": moments,
+        }
         save(folder, state | {"schedule": {}, "progress": {"epoch": number}}, number=number)
 
 
