@@ -7,8 +7,11 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from experiments.store import FileKind, file_kind
+from experiments.store import TrialPaths
+
+FileKind = Literal["checkpoints", "other"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,12 @@ def file_on_disk(path: Path, kind: FileKind = "other") -> FileOnDisk:
     return FileOnDisk(
         kind=kind, size=status.st_size, inode=(status.st_dev, status.st_ino), is_shared=status.st_nlink > 1
     )
+
+
+def file_kind(path: Path) -> FileKind:
+    """What a file is, told from its path in the sweep's folder."""
+    is_of_a_trial = len(path.parts) == 4 and path.parts[0] == "trials"
+    return "checkpoints" if is_of_a_trial and path.parent.name == TrialPaths(Path()).checkpoint.name else "other"
 
 
 def weight_text(weights: dict[FileKind, int]) -> str:

@@ -7,6 +7,7 @@ crash came between.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from experiments.disk_space import Patiently, once
@@ -19,7 +20,6 @@ from experiments.store import (
     TrialPaths,
     TrialResult,
     belongs_to,
-    drop_older_checkpoints,
     exempt_from_pruning,
     limit_images_at_a_time,
     number_of,
@@ -31,6 +31,9 @@ from experiments.store import (
 from experiments.study import Study, StudyTrial
 from experiments.trial import TrialPlan, TrialState
 from experiments.view import Best
+from wsol.checkpoint_files import remove, superfluous
+
+log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -224,7 +227,10 @@ class Ledger:
     def _drop_older_checkpoints(self, paths: TrialPaths, result: TrialResult) -> None:
         """One that may be taken up again needs the newest. Those of a complete one shrink in its own process."""
         if result.state is not TrialState.COMPLETE and not self._keeps_all:
-            drop_older_checkpoints(paths)
+            try:
+                remove(paths.checkpoint, superfluous(paths.checkpoint))
+            except OSError as error:  # it costs space and nothing else
+                log.warning("%s: older checkpoints stay (%s)", paths.checkpoint, error)
 
     def _read_reports(self, plan: TrialPlan, trial: StoredTrial) -> None:
         for row in read_metrics(trial.paths):

@@ -18,21 +18,18 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from experiments.sealed import opened, sealed
 from experiments.trial import Draw, Stage, TrialState
 from wsol.atomic_file import pending_file, sync_folder
-from wsol.checkpoint_files import checkpoint_files, remove, superfluous
+from wsol.checkpoint_files import checkpoint_files
 
 log = logging.getLogger(__name__)
 
 _TRIAL_FOLDER = re.compile(r"^(\d+)-([0-9a-f]{8})$")
-
-
-FileKind = Literal["checkpoints", "other"]
 
 
 @dataclass(frozen=True)
@@ -270,12 +267,6 @@ def remove_trial(trial: StoredTrial) -> None:
     shutil.rmtree(going)
 
 
-def file_kind(path: Path) -> FileKind:
-    """What a file is, told from its path in the sweep's folder."""
-    is_of_a_trial = len(path.parts) == 4 and path.parts[0] == "trials"
-    return "checkpoints" if is_of_a_trial and path.parent.name == TrialPaths(Path()).checkpoint.name else "other"
-
-
 def sweep_folders(results: Path) -> list[SweepStore]:
     """The sweeps in a results folder, by name."""
     return [SweepStore(folder) for folder in sorted(results.glob("*")) if (folder / "trials").is_dir()]
@@ -299,17 +290,6 @@ def _share_checkpoints(found: TrialPaths, ours: TrialPaths) -> None:
         for path in new:
             with contextlib.suppress(FileNotFoundError):
                 _share(str(found.checkpoint / path.name), str(path))
-
-
-def drop_older_checkpoints(paths: TrialPaths) -> None:
-    """Leaves of a trial that ended, and may be taken up again, the newest whole checkpoint.
-
-    A fault is a warning: it costs space and nothing else.
-    """
-    try:
-        remove(paths.checkpoint, superfluous(paths.checkpoint))
-    except OSError as error:
-        log.warning("%s: older checkpoints stay (%s)", paths.checkpoint, error)
 
 
 def _stored_trial(folder: Path) -> StoredTrial | None:

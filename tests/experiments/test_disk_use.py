@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import disk_use
-from experiments.disk_use import FileOnDisk, bytes_by_kind, bytes_text, files_in, weigh, weight_text
-from experiments.store import file_kind
+from experiments.disk_use import FileOnDisk, bytes_by_kind, bytes_text, file_kind, files_in, weigh, weight_text
 
 
 @pytest.mark.parametrize(
