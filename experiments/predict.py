@@ -67,9 +67,10 @@ def predict(file: Path, images: Sequence[Path], options: Options) -> int:
     spec = load_spec(file, options.settings)
     store = SweepStore(options.results / spec.name)
     trial = _best_trial(spec, store) if options.trial is None else _numbered_trial(store, options.trial)
+    config = _config(trial)
     _check_weights(store, trial)
     request = worker.PredictionRequest(
-        config=_config(trial),
+        config=config,
         checkpoint=trial.paths.checkpoint,
         images=tuple(_with_pictures(_readable(images), folder=_made(options.out or store.predictions), trial=trial)),
         top=options.top,
