@@ -7,7 +7,6 @@ A trial is finished when its `result.json` exists, and only then.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
@@ -22,10 +21,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from experiments.hard_links import share_folder
 from experiments.sealed import opened, sealed
 from experiments.trial import Draw, Stage, TrialState
 from wsol.atomic_file import pending_file, sync_folder
-from wsol.checkpoint_files import checkpoint_files
 
 log = logging.getLogger(__name__)
 
@@ -201,9 +200,7 @@ class SweepStore:
         folder = trial.paths.folder
         pending = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(pending, ignore_errors=True)  # left by a runner that was killed
-        ignored = shutil.ignore_patterns(".*", found.paths.checkpoint.name)
-        shutil.copytree(found.paths.folder, pending, copy_function=_share, ignore=ignored)
-        _share_checkpoints(found.paths, TrialPaths(pending))
+        share_folder(found.paths.folder, pending, growing=found.paths.log.name, shrinking=found.paths.checkpoint.name)
         at_pending = replace(trial, paths=TrialPaths(pending))
         _write_config(at_pending, read_config(found))
         origin = result.reused_from or f"{found.paths.folder.parent.parent.name}/{found.paths.folder.name}"
@@ -270,26 +267,6 @@ def remove_trial(trial: StoredTrial) -> None:
 def sweep_folders(results: Path) -> list[SweepStore]:
     """The sweeps in a results folder, by name."""
     return [SweepStore(folder) for folder in sorted(results.glob("*")) if (folder / "trials").is_dir()]
-
-
-def _share(source: str, target: str) -> None:
-    """A hard link where the file system can. log.txt is copied: another attempt would write into it."""
-    if os.path.basename(source) != "log.txt":
-        with contextlib.suppress(OSError):  # another file system, or one without links
-            os.link(source, target)
-            return
-    shutil.copy2(source, target)
-
-
-def _share_checkpoints(found: TrialPaths, ours: TrialPaths) -> None:
-    """Their sweep may shrink them meanwhile. What replaces one that goes is there before: another look finds it."""
-    ours.checkpoint.mkdir()
-    while new := [
-        path for file in checkpoint_files(found.checkpoint) if not (path := ours.checkpoint / file.path.name).exists()
-    ]:
-        for path in new:
-            with contextlib.suppress(FileNotFoundError):
-                _share(str(found.checkpoint / path.name), str(path))
 
 
 def _stored_trial(folder: Path) -> StoredTrial | None:

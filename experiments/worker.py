@@ -132,7 +132,7 @@ def run_shrinking(folders: Sequence[Path], dry_run: bool, connection: Connection
         try:
             size = weights_size(folder) if dry_run else keep_weights(folder)
         except Exception as error:  # torch says RuntimeError where a disk is full
-            connection.send(f"the checkpoints in {folder} stay as they are: {_one_line(error)}")
+            connection.send(f"the checkpoints in {folder} could not be shrunk: {_one_line(error)}")
         else:
             connection.send(Shrunk(folder=folder, size=size))
 
@@ -293,7 +293,8 @@ def _shrink_checkpoints(paths: TrialPaths, keep: KeepCheckpoints) -> None:
         elif keep == "none":
             remove_all(paths.checkpoint)
     except Exception as error:  # torch says RuntimeError where a disk is full
-        print(f"warning: the checkpoints stay as they are: {_one_line(error)}", flush=True)
+        with contextlib.suppress(OSError):  # the disk is full
+            print(f"warning: the checkpoints could not be shrunk: {_one_line(error)}", flush=True)
 
 
 def _predict(request: PredictionRequest, connection: Connection) -> None:

@@ -92,16 +92,18 @@ def keep_weights(folder: Path) -> int:
     Raises:
         CheckpointError: where the newest one is not whole, or has no model. Older ones are of earlier steps and thus
             of another model: all stay, so that the trial can be trained again from there.
-        OSError, RuntimeError: where the folder cannot be written; what was there is still there.
+        OSError, RuntimeError: where the folder cannot be written; the newest one is still there.
     """
     files = checkpoint_files(folder)
     if not files:
         return 0
     newest, state = _newest(files)
-    path = newest.path
-    if not newest.weights_alone:
-        path = _write(folder, _weights_of(state, newest.path), number=newest.number, weights_alone=True)
-    remove(folder, [file.path for file in files if file.path != path])
+    weights = _weights_of(state, newest.path)
+    remove(folder, [file.path for file in files if file != newest])  # first: the disk may be full
+    if newest.weights_alone:
+        return newest.path.stat().st_size
+    path = _write(folder, weights, number=newest.number, weights_alone=True)
+    remove(folder, [newest.path])
     return path.stat().st_size
 
 

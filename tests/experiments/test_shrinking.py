@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sweep_folders import Sweep, finished
+from sweep_folders import Sweep, finished, result
 from trained_folders import kinds, trained
 
 from experiments import shrinking, worker
@@ -18,7 +19,7 @@ from experiments.report.entries import entries
 from experiments.shrinking import _follow, has_weights_alone, shrink, shrink_left_over
 from experiments.spec import SweepSpec
 from experiments.spec_document import KeepCheckpoints
-from experiments.store import TrialPaths
+from experiments.store import TrialPaths, write_result
 from experiments.trial import TrialState
 from wsol.checkpoint import keep_weights
 from wsol.checkpoint_files import checkpoint_files
@@ -46,7 +47,7 @@ class TestAttempt:
         monkeypatch.setattr("wsol.checkpoint.keep_weights", fail)
         worker._shrink_checkpoints(TrialPaths(tmp_path), "weights")
         name = type(error).__name__
-        assert capsys.readouterr().out.startswith(f"warning: the checkpoints stay as they are: {name}: ")
+        assert capsys.readouterr().out.startswith(f"warning: the checkpoints could not be shrunk: {name}: ")
 
 
 def test_what_cannot_shrink(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ class TestProcess:
         assert [kinds(folder) for folder in folders] == ["cc", "w", "w"]
         assert sizes == {folder: checkpoint_files(folder)[0].path.stat().st_size for folder in folders[1:]}
         assert str(newest) in warnings[2]
-        assert f"the checkpoints in {tmp_path / 'damaged'} stay as they are: CheckpointError: got no" in warnings[3]
+        assert f"the checkpoints in {tmp_path / 'damaged'} could not be shrunk: CheckpointError: got no" in warnings[3]
 
     def test_none_is_started_for_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shrinking, "warm_context", lambda: pytest.fail("a process"))
@@ -124,8 +125,7 @@ class TestLeftOver:
             if number == 1:
                 keep_weights(trial.paths.checkpoint)
             if number == 3:
-                text = trial.paths.result.read_text()
-                trial.paths.result.write_text(text.replace('"reused_from": ""', '"reused_from": "other/0000"'))
+                write_result(trial.paths, replace(result(spec.plans[number]), reused_from="other/0000"))
         return sweep
 
     def folders(self, sweep: Sweep) -> list[Path]:
