@@ -7,15 +7,17 @@ crash came between.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from experiments.disk_space import Patiently, once
 from experiments.knowledge import Knowledge
 from experiments.reuse import Library
-from experiments.spec_document import Objective
+from experiments.spec_document import KeepCheckpoints, Objective
 from experiments.store import (
     StoredTrial,
     SweepStore,
+    TrialPaths,
     TrialResult,
     belongs_to,
     exempt_from_pruning,
@@ -29,6 +31,9 @@ from experiments.store import (
 from experiments.study import Study, StudyTrial
 from experiments.trial import TrialPlan, TrialState
 from experiments.view import Best
+from wsol.checkpoint_files import remove, superfluous
+
+log = logging.getLogger(__name__)
 
 
 class Ledger:
@@ -39,6 +44,7 @@ class Ledger:
         continue_pruned: pruned ones are, too; they are not pruned a second time.
         library: results of other sweeps, which stand for trials of this one; None: every trial runs here.
         patiently: does a write that may be repeated; see `disk_space.PatientWriter`.
+        keep_checkpoints: `all`: those of a pruned or failed trial stay; else only the newest does.
     """
 
     def __init__(
@@ -51,9 +57,11 @@ class Ledger:
         continue_pruned: bool = False,
         library: Library | None = None,
         patiently: Patiently = once,
+        keep_checkpoints: KeepCheckpoints = "weights",
     ) -> None:
         self._patiently = patiently
         self._store, self._study, self._library = store, study, library
+        self._keeps_all = keep_checkpoints == "all"
         self._again = {TrialState.FAIL: retry_failed, TrialState.PRUNED: continue_pruned}
         self._metric = objective.metric
         self.known = Knowledge(metric=objective.metric, direction=objective.direction)
@@ -149,6 +157,7 @@ class Ledger:
             duration_s=trained_s(rows),
         )
         self._patiently(lambda: write_result(paths, result))
+        self._drop_older_checkpoints(paths, result)
         self.note(plan, result)
         return result
 
@@ -198,6 +207,7 @@ class Ledger:
             state = TrialState.RUNNING
         self._read_reports(plan, trial)
         if result is not None:
+            self._drop_older_checkpoints(trial.paths, result)  # where a crash came between
             if not state.is_finished:
                 self._tell(trial, result)
             self._remember(plan, result)
@@ -213,6 +223,14 @@ class Ledger:
         self._read_reports(plan, trial)
         self.note(plan, result)
         self.adopted += 1
+
+    def _drop_older_checkpoints(self, paths: TrialPaths, result: TrialResult) -> None:
+        """One that may be taken up again needs the newest. Those of a complete one shrink in its own process."""
+        if result.state is not TrialState.COMPLETE and not self._keeps_all:
+            try:
+                remove(paths.checkpoint, superfluous(paths.checkpoint))
+            except OSError as error:  # it costs space and nothing else
+                log.warning("%s: older checkpoints stay (%s)", paths.checkpoint, error)
 
     def _read_reports(self, plan: TrialPlan, trial: StoredTrial) -> None:
         for row in read_metrics(trial.paths):

@@ -30,6 +30,7 @@ from experiments.report.leaderboard import ranked
 from experiments.spec import SweepSpec, load_spec
 from experiments.store import StoredTrial, SweepStore, read_config
 from experiments.trial import TrialState
+from wsol.checkpoint_files import checkpoint_files
 from wsol.config import ExperimentConfig
 from wsol.data.images import DataError, ImageRecord, image_size
 
@@ -66,8 +67,10 @@ def predict(file: Path, images: Sequence[Path], options: Options) -> int:
     spec = load_spec(file, options.settings)
     store = SweepStore(options.results / spec.name)
     trial = _best_trial(spec, store) if options.trial is None else _numbered_trial(store, options.trial)
+    config = _config(trial)
+    _check_weights(store, trial)
     request = worker.PredictionRequest(
-        config=_config(trial),
+        config=config,
         checkpoint=trial.paths.checkpoint,
         images=tuple(_with_pictures(_readable(images), folder=_made(options.out or store.predictions), trial=trial)),
         top=options.top,
@@ -100,6 +103,15 @@ def _numbered_trial(store: SweepStore, number: int) -> StoredTrial:
         there = ", ".join(map(str, trials)) or "none is there yet"
         raise UserError(f"got {number} for --trial; expected the number of a trial in {store.folder}: {there}")
     return trials[number]
+
+
+def _check_weights(store: SweepStore, trial: StoredTrial) -> None:
+    if not checkpoint_files(trial.paths.checkpoint):
+        those = ", ".join(str(other.number) for other in store.trials() if checkpoint_files(other.paths.checkpoint))
+        raise UserError(
+            f"got no checkpoint in {trial.paths.checkpoint}; expected a trial that trained for an epoch and keeps its "
+            f"weights (see resources.keep_checkpoints, and gc --weights): {those or 'none does'}"
+        )
 
 
 def _config(trial: StoredTrial) -> Mapping[str, Any]:

@@ -259,6 +259,7 @@ class Scheduler:
                 folder=live.trial.paths.folder,
                 slot=slot,
                 images_at_a_time=live.trial.images_at_a_time,
+                keep_checkpoints=self._spec.resources.keep_checkpoints,
             )
         )
 

@@ -211,11 +211,17 @@ class Final(Section):
     """How many fresh seeds, or a list of seeds that the search does not use."""
 
 
+KeepCheckpoints = Literal["weights", "all", "none"]
+
+
 class Resources(Section):
-    """What may run at the same time."""
+    """What may run at the same time, and what of it stays on the disk."""
 
     cpu_slots: Literal["auto"] | PositiveInt = "auto"
     """Trials at the same time on a machine without a GPU; auto: one a core."""
+    keep_checkpoints: KeepCheckpoints = "weights"
+    """Of a trial that ended. `weights`: of a complete one its model's weights, of another its newest checkpoint; `all`:
+    the last two checkpoints; `none`: like `weights`, but of a complete one nothing. Cannot change a result."""
 
 
 class Retry(Section):
@@ -247,6 +253,6 @@ class SpecDocument(Section):
     final: Final | None = None
     """The final stage; none by default."""
     resources: Resources = Resources()
-    """What may run at the same time."""
+    """What may run at the same time, and what of it stays on the disk."""
     retry: Retry = Retry()
     """When a trial's process dies."""

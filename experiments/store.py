@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from experiments.hard_links import share_folder
 from experiments.sealed import opened, sealed
 from experiments.trial import Draw, Stage, TrialState
 from wsol.atomic_file import pending_file, sync_folder
@@ -123,6 +124,7 @@ class TrialResult:
 
 
 _RESULT = TypeAdapter(TrialResult)
+_WITHOUT_RESULT = "continues from its checkpoint, or starts anew where it has none to go on from"
 _DRAW = TypeAdapter(Draw)
 
 
@@ -198,7 +200,7 @@ class SweepStore:
         folder = trial.paths.folder
         pending = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(pending, ignore_errors=True)  # left by a runner that was killed
-        shutil.copytree(found.paths.folder, pending, copy_function=_link_or_copy)
+        share_folder(found.paths.folder, pending, growing=found.paths.log.name, shrinking=found.paths.checkpoint.name)
         at_pending = replace(trial, paths=TrialPaths(pending))
         _write_config(at_pending, read_config(found))
         origin = result.reused_from or f"{found.paths.folder.parent.parent.name}/{found.paths.folder.name}"
@@ -206,6 +208,15 @@ class SweepStore:
         os.rename(pending, folder)
         sync_folder(folder.parent)
         return trial
+
+    def temporary(self) -> list[Path]:
+        """Files and folders that a killed process left before they had their names; of use to nobody once none runs."""
+        found = [*self.folder.glob(".*.tmp"), *(self.folder / "trials").glob(".*.tmp")]
+        for name in self.trial_names():
+            paths = TrialPaths(self.folder / "trials" / name)
+            for folder in (paths.folder, paths.checkpoint, paths.images):
+                found += [*folder.glob(".*.tmp"), *folder.glob(".*.pending")]
+        return sorted(found)
 
     def trial_names(self) -> list[str]:
         """The names of all trial folders, sorted."""
@@ -242,16 +253,20 @@ def belongs_to(name: str, signature: str) -> bool:
     return name.partition("-")[2] == signature[:8]
 
 
+def remove_trial(trial: StoredTrial) -> None:
+    """Deletes a trial's folder. Stopped at any instant, it is there as it was or is among `SweepStore.temporary`."""
+    folder = trial.paths.folder
+    going = folder.with_name(f".{folder.name}.tmp")
+    if going.exists():
+        shutil.rmtree(going)
+    os.rename(folder, going)
+    sync_folder(folder.parent)
+    shutil.rmtree(going)
+
+
 def sweep_folders(results: Path) -> list[SweepStore]:
     """The sweeps in a results folder, by name."""
     return [SweepStore(folder) for folder in sorted(results.glob("*")) if (folder / "trials").is_dir()]
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
 
 
 def _stored_trial(folder: Path) -> StoredTrial | None:
@@ -333,10 +348,10 @@ def read_result(trial: StoredTrial) -> TrialResult | None:
     except ValidationError:
         result = None
     if result is None or not result.state.is_finished:
-        log.warning("%s: not a result; the trial continues from its checkpoint", trial.paths.result)
+        log.warning("%s: not a result; the trial %s", trial.paths.result, _WITHOUT_RESULT)
         return None
     if result.signature != trial.signature:
-        log.warning("%s: belongs to another trial; the trial continues from its checkpoint", trial.paths.result)
+        log.warning("%s: belongs to another trial; this one %s", trial.paths.result, _WITHOUT_RESULT)
         return None
     return result
 

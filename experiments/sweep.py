@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from experiments.devices import chosen_gpus, usable_cores, visible_gpus
+from experiments.disk_use import weigh, weight_text
 from experiments.dry_run import print_dry_run
 from experiments.input_checks import check_inputs
 from experiments.live_view import LiveView
@@ -78,7 +79,7 @@ def run(file: Path, options: Options) -> int:
         return 0
     status = _run(spec, store, slots, console, options)
     print_report(console, spec, entries(spec, store))
-    console.print(Text(f"results in {store.folder}"))
+    console.print(Text(f"results in {store.folder} ({weight_text(weigh(store.folder))})"))
     return status
 
 
@@ -92,6 +93,7 @@ def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console
     from experiments.lock import sweep_lock
     from experiments.prepare import prepare
     from experiments.scheduler import Scheduler, StopRequest, exit_status
+    from experiments.shrinking import shrink_left_over
     from experiments.study import Study
 
     stop = StopRequest()
@@ -119,6 +121,7 @@ def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console
             continue_pruned=options.continue_pruned,
             library=_library(store, options),
             patiently=patiently,
+            keep_checkpoints=spec.resources.keep_checkpoints,
         )
         scheduler = Scheduler(spec=spec, ledger=ledger, executor=executor, view=view, stop=stop)
         if plans := scheduler.plans_to_run():
@@ -130,8 +133,11 @@ def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console
             prepare(plans, workers=usable_cores(), view=view)
             with _stop_on_signals(stop):
                 scheduler.run_final_stage()
+        found = entries(spec, store)
         with _stop_on_signals(stop):
-            patiently(lambda: write_tables(store, spec, entries(spec, store)))
+            patiently(lambda: write_tables(store, spec, found))
+        if not stop.asked:
+            shrink_left_over(found, spec.resources.keep_checkpoints, warn=lambda text: view.message(f"warning: {text}"))
         return exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
 
 

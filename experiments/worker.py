@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.executors.base import AttemptError, AttemptRequest, EpochDone, SignOfLife
 from experiments.failures import FailureKind, kind_of_error
+from experiments.spec_document import KeepCheckpoints
 from experiments.store import (
     TrialPaths,
     TrialResult,
@@ -113,6 +114,35 @@ def run_prediction(request: PredictionRequest, connection: Connection) -> None:
         _predict(request, connection)
     except Exception as error:
         connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=traceback.format_exc()))
+
+
+def run_shrinking(folders: Sequence[Path], dry_run: bool, connection: Connection) -> None:
+    """The whole life of the process that replaces the checkpoints of complete trials by their models' weights.
+
+    Args:
+        folders: of checkpoints.
+        dry_run: only say what would be left.
+        connection: takes one `Shrunk` a folder, or a warning as text for one that stays as it is.
+    """
+    _lead_a_session()
+    from wsol.checkpoint import keep_weights, weights_size
+
+    _send_warnings("wsol", connection)
+    for folder in folders:
+        try:
+            size = weights_size(folder) if dry_run else keep_weights(folder)
+        except Exception as error:  # torch says RuntimeError where a disk is full
+            connection.send(f"the checkpoints in {folder} could not be shrunk: {_one_line(error)}")
+        else:
+            connection.send(Shrunk(folder=folder, size=size))
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """A folder of checkpoints in which a file of weights is left, of `size` bytes."""
+
+    folder: Path
+    size: int
 
 
 @dataclass(frozen=True)
@@ -249,6 +279,22 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
             config=config.model_dump(mode="json"),
         ),
     )
+    _shrink_checkpoints(paths, request.keep_checkpoints)
+
+
+def _shrink_checkpoints(paths: TrialPaths, keep: KeepCheckpoints) -> None:
+    """Leaves of a complete trial's checkpoints what is to stay. A fault here is a warning: the trial is complete."""
+    from wsol.checkpoint import keep_weights
+    from wsol.checkpoint_files import remove_all
+
+    try:
+        if keep == "weights":
+            keep_weights(paths.checkpoint)
+        elif keep == "none":
+            remove_all(paths.checkpoint)
+    except Exception as error:  # torch says RuntimeError where a disk is full
+        with contextlib.suppress(OSError):  # the disk is full
+            print(f"warning: the checkpoints could not be shrunk: {_one_line(error)}", flush=True)
 
 
 def _predict(request: PredictionRequest, connection: Connection) -> None:

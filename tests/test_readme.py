@@ -53,6 +53,7 @@ PREDICT = "python runner.py predict sweeps/quickstart.yaml photo.jpg"
 EVALUATE = "python runner.py evaluate sweeps/quickstart.yaml --metric ap30_area"
 SCHEMA = "python runner.py schema > sweeps/schema.json"
 """tests/experiments/test_schema.py compares what it prints with the file that is shipped."""
+GC = "python runner.py gc sweeps/quickstart.yaml --weights best --dry-run"
 LONG = "python runner.py sweeps/wsddn_lr.yaml"
 """Days of work: it is run until its first epoch, then interrupted."""
 SHOWN_DRY = {
@@ -69,7 +70,8 @@ SHOWN_DRY = {
 
 
 def test_every_command_is_known_here() -> None:
-    assert set(COMMANDS) == {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, LONG, SCHEMA, *SHOWN_DRY}
+    others = {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, GC, LONG, SCHEMA}
+    assert set(COMMANDS) == others | SHOWN_DRY
 
 
 def test_ci_runs_what_a_new_user_types() -> None:
@@ -258,6 +260,13 @@ def test_the_predict_command(finished: Path) -> None:
     assert set(found["detections"][0]) == {"class", "score", "box"}
     with Image.open(finished / "results" / "quickstart" / "predictions" / Path(found["picture"]).name) as picture:
         assert picture.format == "PNG"
+
+
+def test_the_gc_command(finished: Path) -> None:
+    done = run_there(GC, finished)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "optimizer states" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("; dry run: nothing was removed")
 
 
 def test_the_snippet_for_wandb(tmp_path: Path) -> None:

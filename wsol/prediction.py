@@ -69,16 +69,18 @@ class FoundInImage:
 
 
 def load_model(config: ExperimentConfig, checkpoint_dir: Path, *, device: torch.device) -> TrainedModel:
-    """The model of a trial with the weights of its newest checkpoint.
+    """The model of a trial with its newest weights, those of its last epoch once it is complete.
 
     Raises:
         CheckpointError: where there is none, or it is of another model.
         DataError: where the data set that names the classes cannot be read.
         WeightsError: when the initial weights, which the checkpoint's replace, cannot be had.
     """
-    saved = checkpoint.load_latest(checkpoint_dir)
+    saved = checkpoint.load_weights(checkpoint_dir)
     if saved is None:
-        raise CheckpointError(f"got no checkpoint in {checkpoint_dir}; expected a trial that trained for an epoch")
+        raise CheckpointError(
+            f"got no checkpoint in {checkpoint_dir}; expected a trial that trained for an epoch and keeps its weights"
+        )
     classes, data = build_unseen_data(config)
     model = build_model(config, num_classes=len(classes))
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.placement import Slot
+from experiments.spec_document import KeepCheckpoints
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class AttemptRequest:
         config: the resolved ExperimentConfig as plain values.
         folder: the trial's folder; the attempt writes there and nowhere else.
         images_at_a_time: at most so many go through the model at once; None: as many as the config says.
+        keep_checkpoints: what stays of them once the trial is complete.
     """
 
     number: int
@@ -28,6 +30,7 @@ class AttemptRequest:
     folder: Path
     slot: Slot
     images_at_a_time: int | None = None
+    keep_checkpoints: KeepCheckpoints = "weights"
 
 
 @dataclass(frozen=True)

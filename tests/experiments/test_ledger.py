@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from experiments.store import (
 )
 from experiments.study import Study
 from experiments.trial import TrialPlan, TrialState
+from wsol.checkpoint_files import checkpoint_files, file_name
 
 SPEC = "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1, 0.2, 0.3]}\n"
 
@@ -265,3 +268,70 @@ class TestBest:
         ledger.note(final, result(plan, value=0.9))
         assert ledger.best is None
         assert not ledger.may_be_pruned(final)
+
+
+def checkpoints(folder: Path, *numbers: int) -> None:
+    """Whole ones, of any bytes."""
+    folder.mkdir()
+    for number in numbers:
+        data = str(number).encode()
+        (folder / file_name(number, hashlib.sha256(data).hexdigest())).write_bytes(data)
+
+
+def numbers(folder: Path) -> list[int]:
+    return [file.number for file in checkpoint_files(folder)]
+
+
+class TestCheckpoints:
+    """What a trial leaves that ended before its last epoch."""
+
+    @pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
+    @pytest.mark.parametrize(("keep", "left"), [("weights", [2]), ("none", [2]), ("all", [1, 2])])
+    def test_the_newest_is_kept(
+        self, sweep: Sweep, plan: TrialPlan, state: TrialState, keep: str, left: list[int]
+    ) -> None:
+        ledger = sweep.ledger(keep_checkpoints=keep)
+        trial = ledger.take_up(plan)
+        checkpoints(trial.paths.checkpoint, 1, 2)
+        ledger.finish(plan, state, "a reason", attempts=1)
+        assert numbers(trial.paths.checkpoint) == left
+
+    @pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
+    def test_what_a_crash_left_goes_with_the_next_run(
+        self, sweep: Sweep, plan: TrialPlan, state: TrialState, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ledger = sweep.ledger()
+        trial = ledger.take_up(plan)
+        checkpoints(trial.paths.checkpoint, 1, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", killed)
+            with pytest.raises(RunnerKilledError, match="killed"):
+                ledger.finish(plan, state, "a reason", attempts=1)
+        assert numbers(trial.paths.checkpoint) == [1, 2]
+        sweep.ledger().reconcile(plan)
+        assert numbers(trial.paths.checkpoint) == [2]
+
+    @pytest.mark.parametrize("state", [TrialState.COMPLETE, None])
+    def test_those_of_a_complete_or_unfinished_trial_stay(
+        self, sweep: Sweep, plan: TrialPlan, state: TrialState | None
+    ) -> None:
+        trial = sweep.folder_of(plan) if state is None else finished(sweep, plan, state)
+        checkpoints(trial.paths.checkpoint, 1, 2)
+        sweep.ledger().reconcile(plan)
+        assert numbers(trial.paths.checkpoint) == [1, 2]
+
+    def test_a_fault_of_the_disk_is_a_warning(
+        self, sweep: Sweep, plan: TrialPlan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        ledger = sweep.ledger()
+        trial = ledger.take_up(plan)
+        checkpoints(trial.paths.checkpoint, 1, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "remove", refuse)
+            patch.setattr("pathlib.Path.unlink", refuse)
+            patch.setattr("experiments.ledger.write_result", lambda *_: None)
+            ledger.finish(plan, TrialState.FAIL, "a reason", attempts=1)
+        assert f"{trial.paths.checkpoint}: older checkpoints stay ([Errno 13] Permission denied)" in caplog.text

@@ -19,6 +19,7 @@ from experiments.store import SweepStore, read_metrics, read_result, write_resul
 from experiments.study import Study
 from experiments.trial import Draw, TrialPlan, TrialState
 
+WEIGHTS = f"weights-000002-{'0' * 64}.pt"
 SPEC = "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1, 0.2]}\n"
 
 
@@ -140,7 +141,7 @@ class TestFiles:
     def found(self, other: Sweep, plan: TrialPlan) -> Path:
         folder = finished(other, plan, TrialState.COMPLETE, number=3).paths.folder
         (folder / "checkpoint").mkdir()
-        (folder / "checkpoint" / "2.pt").write_bytes(b"weights")
+        (folder / "checkpoint" / WEIGHTS).write_bytes(b"weights")
         return folder
 
     def adopted(self, sweep: Sweep, results: Path, plan: TrialPlan) -> Path:
@@ -155,12 +156,17 @@ class TestFiles:
             str(file.relative_to(found)): os.path.samefile(file, folder / file.relative_to(found))
             for file in (
                 found / "metrics.jsonl",
-                found / "checkpoint" / "2.pt",
+                found / "checkpoint" / WEIGHTS,
                 found / "config.json",
                 found / "result.json",
             )
         }
-        assert same == {"metrics.jsonl": True, "checkpoint/2.pt": True, "config.json": False, "result.json": False}
+        assert same == {
+            "metrics.jsonl": True,
+            f"checkpoint/{WEIGHTS}": True,
+            "config.json": False,
+            "result.json": False,
+        }
 
     def test_are_copied_where_they_cannot_be(
         self, sweep: Sweep, results: Path, plan: TrialPlan, found: Path, monkeypatch: pytest.MonkeyPatch
@@ -170,13 +176,48 @@ class TestFiles:
 
         monkeypatch.setattr(os, "link", refuse)
         folder = self.adopted(sweep, results, plan)
-        assert (folder / "checkpoint" / "2.pt").read_bytes() == b"weights"
-        assert not os.path.samefile(folder / "checkpoint" / "2.pt", found / "checkpoint" / "2.pt")
+        assert (folder / "checkpoint" / WEIGHTS).read_bytes() == b"weights"
+        assert not os.path.samefile(folder / "checkpoint" / WEIGHTS, found / "checkpoint" / WEIGHTS)
 
     def test_outlive_the_other_sweep(self, sweep: Sweep, results: Path, plan: TrialPlan, found: Path) -> None:
         folder = self.adopted(sweep, results, plan)
-        (found / "checkpoint" / "2.pt").unlink()
-        assert (folder / "checkpoint" / "2.pt").read_bytes() == b"weights"
+        (found / "checkpoint" / WEIGHTS).unlink()
+        assert (folder / "checkpoint" / WEIGHTS).read_bytes() == b"weights"
+
+    def test_are_shared_but_for_the_log_which_grows(
+        self, sweep: Sweep, results: Path, plan: TrialPlan, found: Path
+    ) -> None:
+        (found / "log.txt").write_text("an attempt")
+        folder = self.adopted(sweep, results, plan)
+        assert (folder / "log.txt").read_text() == "an attempt"
+        assert not os.path.samefile(folder / "log.txt", found / "log.txt")
+
+    def test_that_nobody_looks_for_are_left_there(
+        self, sweep: Sweep, results: Path, plan: TrialPlan, found: Path
+    ) -> None:
+        (found / ".detections.npz.pending").touch()
+        (found / "checkpoint" / ".checkpoint.pending").touch()
+        folder = self.adopted(sweep, results, plan)
+        assert [path.name for path in folder.rglob("*") if path.name.startswith(".")] == []
+
+    def test_that_the_other_sweep_shrinks_meanwhile(
+        self, sweep: Sweep, results: Path, plan: TrialPlan, found: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A checkpoint that was listed has gone; the weights that replace it are there."""
+        checkpoint = found / "checkpoint" / f"checkpoint-000002-{'1' * 64}.pt"
+        (found / "checkpoint" / WEIGHTS).unlink()
+        checkpoint.write_bytes(b"all")
+        link = os.link
+
+        def shrinking(source: str, target: str) -> None:
+            if os.path.samefile(os.path.dirname(source), checkpoint.parent) and checkpoint.exists():
+                (found / "checkpoint" / WEIGHTS).write_bytes(b"weights")
+                checkpoint.unlink()
+            link(source, target)
+
+        monkeypatch.setattr(os, "link", shrinking)
+        folder = self.adopted(sweep, results, plan)
+        assert [path.name for path in (folder / "checkpoint").iterdir()] == [WEIGHTS]
 
 
 class TestAdopt:
@@ -186,7 +227,7 @@ class TestAdopt:
     def test_all_of_a_complete_trial(self, sweep: Sweep, other: Sweep, plan: TrialPlan) -> None:
         found = finished(other, plan, TrialState.COMPLETE, number=3)
         (found.paths.checkpoint).mkdir()
-        (found.paths.checkpoint / "2.pt").write_bytes(b"weights")
+        (found.paths.checkpoint / WEIGHTS).write_bytes(b"weights")
         sweep.folder_of(plan_of_another_sweep(plan), 5)
         ledger = self.adopting(sweep, other)
         ledger.reconcile(plan)
@@ -197,7 +238,7 @@ class TestAdopt:
         assert taken is not None
         assert taken == ledger.known.results[plan.signature]
         assert taken.reused_from == f"other/0003-{plan.signature[:8]}"
-        assert (trial.paths.checkpoint / "2.pt").read_bytes() == b"weights"
+        assert (trial.paths.checkpoint / WEIGHTS).read_bytes() == b"weights"
         assert read_metrics(trial.paths) == read_metrics(found.paths) == [row(1)]
         assert ledger.known.last_epoch(plan.signature) == 1
         known = sweep.study().trials()[6]

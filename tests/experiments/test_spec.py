@@ -319,7 +319,18 @@ class TestFaultsOfTheRest:
             ),
             ("resources: {cpu_slots: many}", "got 'many' for resources.cpu_slots; expected auto or a whole number"),
             ("resources: {cpu_slots: 0}", "got 0 for resources.cpu_slots; expected auto or a number greater than 0"),
-            ("resources: {cpus: 3}", "got unknown key 'cpus' in resources; expected one of cpu_slots; did you mean"),
+            (
+                "resources: {cpus: 3}",
+                "got unknown key 'cpus' in resources; expected one of cpu_slots, keep_checkpoints; did you mean",
+            ),
+            (
+                "resources: {keep_checkpoints: weight}",
+                "got 'weight' for resources.keep_checkpoints; expected weights or all or none; did you mean weights?",
+            ),
+            (
+                "resources: {keep_checkpoints: 2}",
+                "got 2 for resources.keep_checkpoints; expected weights or all or none",
+            ),
             ("retry: {max_attempts: 0}", "got 0 for retry.max_attempts; expected a number greater than 0"),
             ("retry: 3", "got 3 for retry; expected a mapping of keys to values"),
             ("question: [what]", "got ['what'] for question; expected text"),

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from wsol import checkpoint
-from wsol.checkpoint import CheckpointError, load, load_latest, save
+from wsol.checkpoint import CheckpointError, keep_weights, load, load_latest, load_weights, save, weights_size
+from wsol.checkpoint_files import PENDING
 
 
 def _state(number: int) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_leftover_of_a_killed_process_does_not_matter(tmp_path: Path) -> None:
-    (tmp_path / checkpoint._PENDING).write_bytes(b"x" * 100_000)
+    (tmp_path / PENDING).write_bytes(b"x" * 100_000)
     save(tmp_path, _state(1), number=1)
     assert _numbers(tmp_path) == [1]
     assert load_latest(tmp_path) is not None
@@ -185,3 +185,160 @@ def test_a_file_of_another_name_or_kind_is_refused(tmp_path: Path) -> None:
     path = (tmp_path / "list").rename(tmp_path / f"checkpoint-000001-{digest}.pt")
     with pytest.raises(CheckpointError, match="got a list"):
         load(path)
+
+
+class _KilledError(BaseException):
+    """Stands for SIGKILL at this instant: only the test catches it."""
+
+
+def _kill_before(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file operation with this number, counted from 0, is not done any more, nor is any after it."""
+    calls = 0
+
+    def killing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def operation(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > call:
+                raise _KilledError
+            return original(*arguments, **options)
+
+        return operation
+
+    for name in ("fsync", "replace", "unlink"):
+        monkeypatch.setattr(os, name, killing(getattr(os, name)))
+
+
+def _trained(folder: Path) -> None:
+    """Two checkpoints with as much optimizer as model."""
+    for number in (1, 2):
+        moments = {"state": {0: {"exp_avg": torch.ones(30_000)}}}
+        state = {
+            "model": {"weight": torch.full((10_000,), float(number))},
+            "identity": {"lr": 0.1},
+            "optimizer": moments,
+        }
+        save(folder, state | {"schedule": {}, "progress": {"epoch": number}}, number=number)
+
+
+def _weight(folder: Path) -> float:
+    """Of the model that is found."""
+    state = load_weights(folder)
+    assert state is not None
+    return float(state["model"]["weight"][0])
+
+
+class TestWeightsAlone:
+    def test_one_file_is_left_with_the_model_of_the_last_step(self, tmp_path: Path) -> None:
+        _trained(tmp_path)
+        before = sum(path.stat().st_size for path in tmp_path.iterdir())
+        size = keep_weights(tmp_path)
+        (path,) = tmp_path.iterdir()
+        assert path.name == f"weights-000002-{hashlib.sha256(path.read_bytes()).hexdigest()}.pt"
+        assert path.stat().st_size == size < before / 7
+        assert load(path).keys() == {"model", "identity"}
+        assert _weight(tmp_path) == 2.0
+        assert keep_weights(tmp_path) == size, "a second call finds it done"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_no_training_goes_on_from_them(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        _trained(tmp_path)
+        assert load_latest(tmp_path) is not None
+        assert not caplog.records
+        keep_weights(tmp_path)
+        assert load_latest(tmp_path) is None
+        assert "holds weights alone: no training can go on from it, it starts anew" in caplog.text
+
+    def test_they_go_with_the_first_checkpoint_of_a_new_training(self, tmp_path: Path) -> None:
+        _trained(tmp_path)
+        keep_weights(tmp_path)
+        save(tmp_path, _state(1), number=1)
+        assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["checkpoint"]
+        state = load_weights(tmp_path)
+        assert state is not None
+        assert state["epoch"] == 1
+
+    @pytest.mark.parametrize("call", range(10))
+    def test_killed_before_any_file_operation(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        _trained(tmp_path)
+        with monkeypatch.context() as patch:
+            _kill_before(call, patch)
+            with pytest.raises(_KilledError, match="^$"):
+                keep_weights(tmp_path)
+        assert _weight(tmp_path) == 2.0
+        assert not caplog.records, "no file is broken at any instant"
+        keep_weights(tmp_path)
+        assert _weight(tmp_path) == 2.0
+        (path,) = tmp_path.iterdir()
+        assert path.name.startswith("weights-000002-")
+
+    def test_there_is_no_other_file_operation(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        _trained(tmp_path)
+        _kill_before(10, monkeypatch)
+        keep_weights(tmp_path)
+
+    def test_a_damaged_last_step_keeps_everything(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The step before has another model, and the training can go on from there."""
+        _trained(tmp_path)
+        _flip_a_bit(max(tmp_path.iterdir()))
+        for call in (keep_weights, weights_size):
+            with pytest.raises(CheckpointError, match="got no whole file of the last step in .*; expected one"):
+                call(tmp_path)
+        assert _numbers(tmp_path) == [1, 2]
+
+    def test_damaged_weights_are_made_again_while_the_checkpoint_is_there(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _trained(tmp_path)
+        with monkeypatch.context() as patch:
+            _kill_before(7, patch)  # they have their name; the checkpoint is still there
+            with pytest.raises(_KilledError, match="^$"):
+                keep_weights(tmp_path)
+        (weights,) = tmp_path.glob("weights-*")
+        _flip_a_bit(weights)
+        keep_weights(tmp_path)
+        assert list(tmp_path.iterdir()) == [weights]
+        assert _weight(tmp_path) == 2.0
+
+    def test_a_full_disk_leaves_the_newest_which_makes_room(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _trained(tmp_path)
+
+        def full_disk(state: object, file: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(torch, "save", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            keep_weights(tmp_path)
+        assert _numbers(tmp_path) == [2]
+        assert load_latest(tmp_path) is not None
+
+    def test_what_another_folder_shares_stays_there(self, tmp_path: Path) -> None:
+        _trained(tmp_path / "one")
+        (tmp_path / "other").mkdir()
+        for path in (tmp_path / "one").iterdir():
+            os.link(path, tmp_path / "other" / path.name)
+        before = {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()}
+        keep_weights(tmp_path / "one")
+        assert {path.name: path.read_bytes() for path in (tmp_path / "other").iterdir()} == before
+        assert load_latest(tmp_path / "other") is not None
+
+    def test_the_size_beforehand(self, tmp_path: Path) -> None:
+        _trained(tmp_path)
+        expected = weights_size(tmp_path)
+        assert _numbers(tmp_path) == [1, 2]
+        assert keep_weights(tmp_path) == expected == weights_size(tmp_path)
+
+    def test_of_nothing(self, tmp_path: Path) -> None:
+        for folder in (tmp_path, tmp_path / "missing"):
+            assert keep_weights(folder) == weights_size(folder) == 0
+            assert load_weights(folder) is None
+
+    def test_of_something_without_a_model(self, tmp_path: Path) -> None:
+        save(tmp_path, {"epoch": 1}, number=1)
+        with pytest.raises(CheckpointError, match=r"got no model in .*checkpoint-000001-.*; expected a trial's"):
+            keep_weights(tmp_path)
+        assert _numbers(tmp_path) == [1]
