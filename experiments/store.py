@@ -124,7 +124,7 @@ class TrialResult:
 
 
 _RESULT = TypeAdapter(TrialResult)
-_WITHOUT_RESULT = "continues from its checkpoint, or starts anew where it has none to go on from"
+_WITHOUT_RESULT = "continues from its checkpoint"
 _DRAW = TypeAdapter(Draw)
 
 

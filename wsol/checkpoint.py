@@ -56,22 +56,9 @@ def save(folder: Path, state: Mapping[str, Any], *, number: int) -> Path:
 
 
 def load_latest(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint of a folder that is whole, on the CPU; None where there is none.
+    """The newest checkpoint of a folder that is whole, or what `keep_weights` left of it, on the CPU; None without any.
 
-    A broken one is passed over with a warning: its steps are made again, with the same result. Weights alone are
-    no checkpoint to go on from; where there is nothing else, a warning says so.
-    """
-    files = checkpoint_files(folder)
-    found = _newest_whole(file for file in files if not file.weights_alone)
-    if found is None and (weights := [file for file in files if file.weights_alone]):
-        _log.warning("%s holds weights alone: no training can go on from it, it starts anew", weights[-1].path)
-    return found[1] if found else None
-
-
-def load_weights(folder: Path) -> dict[str, Any] | None:
-    """What `keep_weights` left, or else the newest whole checkpoint, on the CPU; None where there is none.
-
-    It has the key `model` and perhaps more. A broken file is passed over with a warning.
+    A broken one is passed over with a warning: its steps are made again, with the same result.
     """
     found = _newest_whole(checkpoint_files(folder))
     return found[1] if found else None
@@ -146,6 +133,11 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"got a {type(state).__name__} in {path}; expected a checkpoint's dict")
     return state
+
+
+def is_weights_alone(state: Mapping[str, Any]) -> bool:
+    """Whether this is what `keep_weights` leaves: a model that is trained to its end."""
+    return not state.keys() - set(_OF_WEIGHTS)
 
 
 class _Counter:

@@ -76,7 +76,7 @@ def load_model(config: ExperimentConfig, checkpoint_dir: Path, *, device: torch.
         DataError: where the data set that names the classes cannot be read.
         WeightsError: when the initial weights, which the checkpoint's replace, cannot be had.
     """
-    saved = checkpoint.load_weights(checkpoint_dir)
+    saved = checkpoint.load_latest(checkpoint_dir)
     if saved is None:
         raise CheckpointError(
             f"got no checkpoint in {checkpoint_dir}; expected a trial that trained for an epoch and keeps its weights"

@@ -339,8 +339,11 @@ def _state(run: _Run, progress: _Progress) -> dict[str, Any]:
 
 
 def _restore(run: _Run, saved: dict[str, Any], checkpoint_dir: Path) -> _Progress:
+    """Weights alone are of a trial that is trained to its end and lost its result: it is only evaluated."""
     try:
         run.model.load_state_dict(saved["model"])
+        if checkpoint.is_weights_alone(saved):
+            return _Progress(epoch=run.plan.epochs + 1)
         run.optimizer.load_state_dict(saved["optimizer"])
         run.schedule.load_state_dict(saved["schedule"])
         return _Progress(**saved["progress"])

@@ -26,7 +26,7 @@ from experiments.store import (
     write_result,
 )
 from experiments.trial import Draw, TrialPlan, TrialState
-from wsol.checkpoint import keep_weights, load_weights
+from wsol.checkpoint import keep_weights, load_latest
 from wsol.checkpoint_files import checkpoint_files
 
 SPEC = """\
@@ -124,7 +124,7 @@ class TestByDefault:
         assert numbers(output) == {"older checkpoints": 6, "optimizer states": 4, "in all": 10}
         assert re.search(r"^results/tiny: \d+ kB before, \d+ kB after$", output, re.MULTILINE)
         for trial in store.trials()[:4]:
-            state = load_weights(trial.paths.checkpoint)
+            state = load_latest(trial.paths.checkpoint)
             assert state is not None
             assert float(state["model"]["weight"][0]) == trial.number
             assert state["identity"] == {"value": trial.number}
@@ -362,7 +362,7 @@ def test_killed_between_any_two_file_operations(
             assert trial.paths.detections.exists()
             assert trial.paths.result.exists()
             if trial.number in (2, 3):
-                state = load_weights(trial.paths.checkpoint)
+                state = load_latest(trial.paths.checkpoint)
                 assert state is not None
                 assert float(state["model"]["weight"][0]) == trial.number
         clean(Path("tiny.yaml"), options)

@@ -109,7 +109,7 @@ def test_without_weights_predict_says_so(sweep: Sweep) -> None:
     assert re.search(r"got no checkpoint in .*; expected a trial that .* keeps its weights .*: none does$", line)
 
 
-def test_the_next_run_shrinks_what_a_kill_left_and_a_lost_result_is_trained_anew(sweep: Sweep) -> None:
+def test_the_next_run_shrinks_what_a_kill_left_and_a_lost_result_is_measured_again(sweep: Sweep) -> None:
     before = sweep.records()
     metrics = json.loads((sweep.trial(0) / "result.json").read_text())["metrics"]
     done = sweep.run("digits.yaml")
@@ -121,11 +121,10 @@ def test_the_next_run_shrinks_what_a_kill_left_and_a_lost_result_is_trained_anew
     assert again.returncode == 0, again.stdout + again.stderr
     assert "result.json: cannot be read" in again.stdout
     assert "Traceback" not in (sweep.trial(0) / "log.txt").read_text()
-    assert "weights alone: no training can go on from it, it starts anew" in (sweep.trial(0) / "log.txt").read_text()
     assert json.loads((sweep.trial(0) / "result.json").read_text())["metrics"] == metrics
     rows = [json.loads(line)["epoch"] for line in (sweep.trial(0) / "metrics.jsonl").read_text().splitlines()]
     assert rows == [1, 2]
-    assert sweep.checkpoints() == ["w", "w"], "its own process has shrunk it"
+    assert sweep.checkpoints() == ["w", "w"]
 
 
 def test_a_full_disk_after_the_result_changes_nothing_but_the_log(sweep: Sweep) -> None:

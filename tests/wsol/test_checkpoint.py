@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from wsol.checkpoint import CheckpointError, keep_weights, load, load_latest, load_weights, save, weights_size
+from wsol.checkpoint import CheckpointError, is_weights_alone, keep_weights, load, load_latest, save, weights_size
 from wsol.checkpoint_files import PENDING
 
 
@@ -223,7 +223,7 @@ def _trained(folder: Path) -> None:
 
 def _weight(folder: Path) -> float:
     """Of the model that is found."""
-    state = load_weights(folder)
+    state = load_latest(folder)
     assert state is not None
     return float(state["model"]["weight"][0])
 
@@ -241,22 +241,14 @@ class TestWeightsAlone:
         assert keep_weights(tmp_path) == size, "a second call finds it done"
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_no_training_goes_on_from_them(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_they_are_told_from_a_checkpoint(self, tmp_path: Path) -> None:
         _trained(tmp_path)
-        assert load_latest(tmp_path) is not None
-        assert not caplog.records
+        whole = load_latest(tmp_path)
         keep_weights(tmp_path)
-        assert load_latest(tmp_path) is None
-        assert "holds weights alone: no training can go on from it, it starts anew" in caplog.text
-
-    def test_they_go_with_the_first_checkpoint_of_a_new_training(self, tmp_path: Path) -> None:
-        _trained(tmp_path)
-        keep_weights(tmp_path)
-        save(tmp_path, _state(1), number=1)
-        assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == ["checkpoint"]
-        state = load_weights(tmp_path)
-        assert state is not None
-        assert state["epoch"] == 1
+        alone = load_latest(tmp_path)
+        assert whole is not None
+        assert alone is not None
+        assert (is_weights_alone(whole), is_weights_alone(alone)) == (False, True)
 
     @pytest.mark.parametrize("call", range(10))
     def test_killed_before_any_file_operation(
@@ -335,7 +327,7 @@ class TestWeightsAlone:
     def test_of_nothing(self, tmp_path: Path) -> None:
         for folder in (tmp_path, tmp_path / "missing"):
             assert keep_weights(folder) == weights_size(folder) == 0
-            assert load_weights(folder) is None
+            assert load_latest(folder) is None
 
     def test_of_something_without_a_model(self, tmp_path: Path) -> None:
         save(tmp_path, {"epoch": 1}, number=1)

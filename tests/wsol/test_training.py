@@ -545,32 +545,16 @@ def test_on_a_gpu(root: Path, tmp_path: Path, task: str) -> None:
     assert result.metrics == attempts.rows[-1].metrics
 
 
-class TestWeightsAlone:
-    """What is left of a complete trial whose result was lost: its model, and nothing that training can go on from."""
-
-    def test_the_trial_starts_anew_with_a_warning(
-        self, root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]], caplog: pytest.LogCaptureFixture
-    ) -> None:
-        attempts = Attempts(tmp_path)
-        config = _config(root)
-        attempts.run(config)
-        checkpoint.keep_weights(tmp_path)
-        assert "weights alone" not in caplog.text
-        result = attempts.run(config)
-        assert attempts.resumed_at == [0, 0]
-        assert "holds weights alone: no training can go on from it, it starts anew" in caplog.text
-        assert _everything(attempts, result) == undisturbed["wsddn"]
-
-    def test_stopped_early_it_goes_on_from_the_new_checkpoints(
-        self, root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
-    ) -> None:
-        """The weights of the end, which have a higher number, are not in the way."""
-        attempts = Attempts(tmp_path)
-        config = _config(root)
-        attempts.run(config)
-        checkpoint.keep_weights(tmp_path)
-        with pytest.raises(Interrupted, match="stopped on request"):
-            attempts.run(config, should_stop=lambda: len(attempts.rows) == 2)
-        result = attempts.run(config)
-        assert attempts.resumed_at == [0, 0, 2]
-        assert _everything(attempts, result) == undisturbed["wsddn"]
+def test_weights_alone_are_enough_where_only_the_result_was_lost(
+    root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]]
+) -> None:
+    attempts = Attempts(tmp_path)
+    attempts.run(_config(root))
+    checkpoint.keep_weights(tmp_path)
+    with pytest.raises(Interrupted, match="stopped on request"):
+        attempts.run(_config(root), should_stop=_after(1))
+    result = attempts.run(_config(root))
+    assert attempts.resumed_at == [0, 4, 4]
+    found = _everything(attempts, result)
+    assert (found["rows"], found["result"]) == (undisturbed["wsddn"]["rows"], undisturbed["wsddn"]["result"])
+    assert found["state"]["model"] == undisturbed["wsddn"]["state"]["model"]
