@@ -322,10 +322,8 @@ def _write_config(trial: StoredTrial, config: Any) -> None:
         values["draw"] = asdict(trial.draw)
     if not trial.may_be_pruned:
         values["may_be_pruned"] = False
-    if trial.images_at_a_time is not None:
-        values["images_at_a_time"] = trial.images_at_a_time
-    if trial.code:
-        values["code"] = trial.code
+    optional = {"images_at_a_time": trial.images_at_a_time, "code": trial.code}
+    values |= {name: value for name, value in optional.items() if value}
     write_json(trial.paths.config, sealed({**values, "config": config}))
 
 

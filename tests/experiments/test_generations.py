@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from simulated_sweep import SimulatedSweep
 
+from experiments.cleaning import CleaningOptions, clean
 from experiments.code_version import present_version
 from experiments.errors import SpecError, UserError
 from experiments.report.entries import Entry, has_work_left
@@ -145,6 +146,19 @@ class TestOtherSweeps:
         SimulatedSweep(tmp_path, objective, name="z").run(GRID)
         assert SimulatedSweep(tmp_path, objective, name="a").run(GRID, reuse=True).launched == []
         assert SimulatedSweep(tmp_path, objective, name="b").run(GRID, reuse=True).launched == []
+
+
+def test_gc_takes_the_trials_of_earlier_generations_alone(sweep: SimulatedSweep, tmp_path: Path) -> None:
+    """And those when asked for what the spec has no more."""
+    sweep.run(GRID)
+    now = sweep.run(GRID, generation=GENERATION).launched
+    store_code(sweep.store, present_version([]), generation=GENERATION)
+    left_over = sweep.store.snapshot("0" * 64).with_name(".000000000000.tmp")
+    left_over.mkdir()
+    assert clean(sweep.spec(GRID).file, CleaningOptions(results=tmp_path / "results", dropped=True)) == 0
+    assert sweep.signatures() == now
+    assert not left_over.exists()
+    assert sweep.store.code.exists()
 
 
 class TestSpec:
