@@ -36,7 +36,7 @@ def _sweep(given: list[str]) -> Callable[[], int]:
     fields = _fields(sweep_parser(), given)
     from experiments.sweep import Options, run
 
-    return lambda: run(fields.pop("spec"), Options(**fields))
+    return lambda: run(fields.pop("spec"), Options(**fields, arguments=tuple(given)))
 
 
 def _data(given: list[str]) -> Callable[[], int]:

@@ -43,6 +43,12 @@ def sweep_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-reuse", dest="reuse", action="store_false", help="run trials that other sweeps have finished, too"
     )
+    parser.add_argument(
+        "--code",
+        choices=["keep", "new"],
+        help="where the source, packages or data of a begun sweep have changed. keep: go on with the source that was "
+        "stored; new: run all trials anew with the present one",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", metavar="0,2", help="the GPUs to use, one trial each (default: all that are visible)")
     where.add_argument("--cpu-slots", type=_positive, metavar="N", help="train on the CPU, N trials at a time")

@@ -11,13 +11,13 @@ from experiments.generators import axis_values
 from experiments.resolve import Resolver
 from experiments.rules import ABSENT, Rule, holds, rule_text
 from experiments.space import Axis, Cell, KeyPath, WhenError, grid_cells, zip_cells
-from experiments.spec_document import GeneratedValues, SearchBlock
+from experiments.spec_document import NEVER_SWEPT, GeneratedValues, SearchBlock
 from experiments.validation_messages import dotted, leaf_keys
 from experiments.yaml_source import YamlSource
 from wsol.config import RESULT_NEUTRAL_KEYS, ExperimentConfig
 
 CONFIG_KEYS = tuple(leaf_keys(ExperimentConfig))
-_SWEEPABLE_KEYS = tuple(key for key in CONFIG_KEYS if key != "seed")
+_SWEEPABLE_KEYS = tuple(key for key in CONFIG_KEYS if key not in NEVER_SWEPT)
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ class BlockReader:
         path = (*self.path, key)
         if key == "seed":
             raise self.source.error("got seed as a swept key; expected replicates as `seeds: [0, 1, 2]`", path)
+        if key == "code":
+            raise self.source.error("got code as a swept key; expected it to be left out: `--code new` sets it", path)
         if key in RESULT_NEUTRAL_KEYS:
             raise self.source.error(
                 f"got {key} as a swept key; expected a key that can change a result: all its cells would be one trial",

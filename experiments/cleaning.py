@@ -22,8 +22,9 @@ from experiments.lock import sweep_lock
 from experiments.report.entries import Entry, entries
 from experiments.report.leaderboard import ranked
 from experiments.shrinking import has_weights_alone, shrink
-from experiments.spec import SweepSpec, load_spec
+from experiments.spec import SweepSpec
 from experiments.spec_document import KeepCheckpoints
+from experiments.spec_of_sweep import load_spec_of_sweep
 from experiments.store import StoredTrial, SweepStore, read_result, remove_trial
 from experiments.trial import TrialState
 from wsol.checkpoint_files import checkpoint_files, superfluous
@@ -135,7 +136,7 @@ def clean(file: Path, options: CleaningOptions) -> int:
         UserError: for a fault in the spec or the command line, a sweep without results, and one that is running.
     """
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")  # to stderr
-    spec = load_spec(file, options.settings)
+    spec = load_spec_of_sweep(file, options.settings, options.results)
     store = SweepStore(options.results / spec.name)
     if not store.folder.is_dir():
         raise UserError(f"got no results of {file} in {store.folder}; expected those of a sweep that was run")

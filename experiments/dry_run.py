@@ -83,7 +83,7 @@ def _rows(found: Iterable[Entry], library: Library | None) -> list[_Row]:
     rows = []
     for entry in found:
         number = str(entry.trial.number) if entry.trial is not None else "-"
-        elsewhere = library.find(entry.plan.signature) if library is not None and entry.trial is None else None
+        elsewhere = library.find(entry.plan) if library is not None and entry.trial is None else None
         state = f"in {elsewhere.paths.folder.parent.parent.name}" if elsewhere is not None else entry.state.value
         rows.append(_Row(entry.plan, number, state, runs=entry.result is None and elsewhere is None))
     return rows

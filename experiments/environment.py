@@ -17,25 +17,31 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "commit": _git("rev-parse", "HEAD"),
-        "changed_files": _git("status", "--porcelain", "--untracked-files=no").splitlines(),
+        "packages": {name: package_version(name) for name in _PACKAGES},
+        "commit": git("rev-parse", "HEAD"),
+        "changed_files": git("status", "--porcelain", "--untracked-files=no").splitlines(),
     }
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """As it is installed; empty for one that is not."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
 
 
-def _git(*arguments: str) -> str:
-    """A git command's output; empty where this is no checkout or git is not installed."""
+def git(*arguments: str) -> str:
+    """A git command's output, less the newline at its end; empty where this is no checkout or git is not installed."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(_REPOSITORY), *arguments], capture_output=True, text=True, timeout=20, check=True
+            ["git", "-C", str(_REPOSITORY), *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=20,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()
+    return done.stdout.rstrip("\n")

@@ -16,7 +16,8 @@ from experiments.errors import UserError, shown
 from experiments.report.entries import Entry, entries
 from experiments.report.leaderboard import ranked, write_per_class
 from experiments.report.terminal import print_measured
-from experiments.spec import SweepSpec, load_spec
+from experiments.spec import SweepSpec
+from experiments.spec_of_sweep import load_spec_of_sweep
 from experiments.store import SweepStore
 from experiments.trial import TrialState
 from wsol.data.images import DataError
@@ -54,7 +55,7 @@ def evaluate(file: Path, options: EvaluateOptions) -> int:
     Raises:
         UserError: for a fault in the spec or the command line, and for annotations that cannot be read.
     """
-    spec = load_spec(file, options.settings)
+    spec = load_spec_of_sweep(file, options.settings, options.results)
     metrics = _metrics(spec, options.metrics)
     store = SweepStore(options.results / spec.name)
     console = Console(soft_wrap=not sys.stdout.isatty())

@@ -10,6 +10,7 @@ import json
 import logging
 from pathlib import Path
 
+from experiments.code_version import CodeOf, code_unknown
 from experiments.disk_space import Patiently, once
 from experiments.knowledge import Knowledge
 from experiments.reuse import Library
@@ -45,6 +46,7 @@ class Ledger:
         library: results of other sweeps, which stand for trials of this one; None: every trial runs here.
         patiently: does a write that may be repeated; see `disk_space.PatientWriter`.
         keep_checkpoints: `all`: those of a pruned or failed trial stay; else only the newest does.
+        code_of: what a trial of a config runs now, see `CodeVersion.of_trial`.
     """
 
     def __init__(
@@ -58,10 +60,12 @@ class Ledger:
         library: Library | None = None,
         patiently: Patiently = once,
         keep_checkpoints: KeepCheckpoints = "weights",
+        code_of: CodeOf = code_unknown,
     ) -> None:
         self._patiently = patiently
         self._store, self._study, self._library = store, study, library
         self._keeps_all = keep_checkpoints == "all"
+        self.code_of = code_of
         self._again = {TrialState.FAIL: retry_failed, TrialState.PRUNED: continue_pruned}
         self._metric = objective.metric
         self.known = Knowledge(metric=objective.metric, direction=objective.direction)
@@ -101,7 +105,7 @@ class Ledger:
         trial = self.trial(plan) or self._mended_by(plan)
         if trial is not None:
             self._reconcile(plan, trial, self._in_study.get(trial.number))
-        elif self._library is not None and (found := self._library.find(plan.signature)) is not None:
+        elif self._library is not None and (found := self._library.find(plan)) is not None:
             self._adopt(plan, found)
 
     def take_up(self, plan: TrialPlan) -> StoredTrial:
@@ -110,8 +114,11 @@ class Ledger:
         if trial is None:
             config = plan.config.model_dump(mode="json")
             number = self._take_number()
+            code = self.code_of(plan.config)
             trial = self._patiently(
-                lambda: self._store.create_trial(number, plan.signature, config, stage=plan.stage, draw=plan.draw)
+                lambda: self._store.create_trial(
+                    number, plan.signature, config, stage=plan.stage, draw=plan.draw, code=code
+                )
             )
             self._trials[plan.signature] = trial
             self._patiently(lambda: self._study.start(number, plan))

@@ -27,7 +27,8 @@ from experiments.executors.local import end_session, warm_context
 from experiments.failures import FailureKind
 from experiments.report.entries import entries
 from experiments.report.leaderboard import ranked
-from experiments.spec import SweepSpec, load_spec
+from experiments.spec import SweepSpec
+from experiments.spec_of_sweep import load_spec_of_sweep
 from experiments.store import StoredTrial, SweepStore, read_config
 from experiments.trial import TrialState
 from wsol.checkpoint_files import checkpoint_files
@@ -64,7 +65,7 @@ def predict(file: Path, images: Sequence[Path], options: Options) -> int:
         RuntimeError: where the process broke in another way.
     """
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")  # to stderr
-    spec = load_spec(file, options.settings)
+    spec = load_spec_of_sweep(file, options.settings, options.results)
     store = SweepStore(options.results / spec.name)
     trial = _best_trial(spec, store) if options.trial is None else _numbered_trial(store, options.trial)
     config = _config(trial)

@@ -136,7 +136,8 @@ class Resolver:
             self._texts |= {id(section): texts.get(name, "") for name, section in sections if id(section) in kept}
             return texts
         texts = {name: self._texts[id(section)] for name, section in sections}
-        return {**texts, "seed": str(config.seed), "task": f'"{config.task}"'}
+        code = f'"{config.code}"' if config.code else ""
+        return {**texts, "seed": str(config.seed), "code": code, "task": f'"{config.task}"'}
 
 
 def _default(key: str) -> Any:

@@ -1,12 +1,17 @@
-"""Results of other sweeps in the same results folder: a trial with the same signature need not run twice."""
+"""Results of other sweeps in the same results folder: a trial with the same signature need not run twice.
+
+It must have run all of its attempts with the source, packages and data that are there now. Where that is not known, as
+of trials that are older than the record of it, the trial runs here.
+"""
 
 from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
 
+from experiments.code_version import CodeOf
 from experiments.store import StoredTrial, SweepStore, read_result, sweep_folders
-from experiments.trial import TrialState
+from experiments.trial import TrialPlan, TrialState
 
 
 class Library:
@@ -15,21 +20,27 @@ class Library:
     Args:
         results: folder of all sweeps.
         but: the sweep that looks for trials.
+        code_of: what a trial of a config would run now, see `CodeVersion.of_trial`.
     """
 
-    def __init__(self, results: Path, *, but: SweepStore) -> None:
+    def __init__(self, results: Path, *, but: SweepStore, code_of: CodeOf) -> None:
         self._results = results
         self._but = but
+        self._code_of = code_of
 
-    def find(self, signature: str) -> StoredTrial | None:
-        """A complete trial with this signature, of the first such sweep by name; None where there is none."""
-        for store, name in self._folders.get(signature[:8], ()):
+    def find(self, plan: TrialPlan) -> StoredTrial | None:
+        """A complete trial that stands for this one, of the first such sweep by name; None where there is none."""
+        for store, name in self._folders.get(plan.signature[:8], ()):
             trial = store.stored_trial(name)
-            if trial is not None and trial.signature == signature:
-                result = read_result(trial)
-                if result is not None and result.state is TrialState.COMPLETE:
-                    return trial
+            if trial is not None and trial.signature == plan.signature and self._has_run_as_now(trial, plan):
+                return trial
         return None
+
+    def _has_run_as_now(self, trial: StoredTrial, plan: TrialPlan) -> bool:
+        result = read_result(trial)
+        if result is None or result.state is not TrialState.COMPLETE:
+            return False
+        return trial.code == result.code == self._code_of(plan.config) != ""
 
     @cached_property
     def _folders(self) -> dict[str, list[tuple[SweepStore, str]]]:

@@ -73,7 +73,9 @@ class SampledBlock:
     def key(self) -> str:
         """Tells this block from others: a hash of the space and the sampler, the same wherever the block stands."""
         parameters = [replace(one, when=dict(sorted(one.when.items()))) if one.when else one for one in self.parameters]
-        text = repr((sorted(map(repr, parameters)), sorted(self.fixed.items()), self.sampler, self.sampler_seed))
+        parts = (sorted(map(repr, parameters)), sorted(self.fixed.items()), self.sampler, self.sampler_seed)
+        code = self.resolver.unswept("code")  # with a changed source a block begins anew, its draws too
+        text = repr((*parts, code) if code else parts)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def allows(self, point: Mapping[str, Any]) -> bool:

@@ -260,6 +260,7 @@ class Scheduler:
                 slot=slot,
                 images_at_a_time=live.trial.images_at_a_time,
                 keep_checkpoints=self._spec.resources.keep_checkpoints,
+                code=self._ledger.code_of(live.plan.config),
             )
         )
 

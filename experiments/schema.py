@@ -16,14 +16,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from experiments.field_texts import class_text, exclusive_fields, field_texts, sections_in
-from experiments.spec_document import GeneratedValues, SampledKey, SearchBlock, SpecDocument
+from experiments.spec_document import NEVER_SWEPT, GeneratedValues, SampledKey, SearchBlock, SpecDocument
 from experiments.validation_messages import leaf_keys, section_models
 from wsol.config import RESULT_NEUTRAL_KEYS, ExperimentConfig
 from wsol.key_reads import marked_keys
 
 Schema = dict[str, Any]
 
-_RULE_KEYS = tuple(key for key in leaf_keys(ExperimentConfig) if key != "seed")
+_RULE_KEYS = tuple(key for key in leaf_keys(ExperimentConfig) if key not in NEVER_SWEPT)
 _SWEPT_KEYS = tuple(key for key in _RULE_KEYS if key not in RESULT_NEUTRAL_KEYS)
 _NEEDS: dict[type[BaseModel], Schema] = {
     SearchBlock: {"sample": ["trials"], "trials": ["sample"], "sampler": ["sample"], "sampler_seed": ["sample"]},
@@ -77,9 +77,10 @@ def _folded(value: Any, *, indent: str) -> str:
 def _config_sections(model: type[BaseModel], prefix: str) -> dict[str, Schema]:
     """Definitions of a section of a config and those below it by class name, and of its leaf keys by dotted key."""
     sections, properties, texts = section_models(model), _properties(model), field_texts(model)
-    found = {name: _ref(sections[name].__name__ if name in sections else prefix + name) for name in model.model_fields}
+    fields = {name: field for name, field in model.model_fields.items() if prefix + name != "code"}  # no spec has it
+    found = {name: _ref(sections[name].__name__ if name in sections else prefix + name) for name in fields}
     definitions = {model.__name__: {"description": class_text(model), **_closed(found)}}
-    for name, field in model.model_fields.items():
+    for name, field in fields.items():
         key = prefix + name
         if name in sections:
             definitions |= _config_sections(sections[name], f"{key}.")

@@ -38,6 +38,7 @@ class SweepSpec:
         excluded: what `exclude` and `only` left out of grids and zips.
         blocks: those with `sample`, whose trials are chosen as results come in.
         corners: trials that stand for all: `plans`, and one of each corner of what is sampled.
+        code: of all trials, see `ExperimentConfig.code`.
         seeds: of the replicates.
         final_seeds: of the final stage; empty without one.
         text: the file's text, or what it comes to with `extends`, `--set` and variables; kept with the results.
@@ -53,6 +54,7 @@ class SweepSpec:
     excluded: tuple[Excluded, ...]
     blocks: tuple[SampledBlock, ...]
     corners: tuple[TrialPlan, ...]
+    code: str
     seeds: tuple[int, ...]
     objective: Objective
     pruner: Pruner | None
@@ -92,12 +94,22 @@ class SweepSpec:
         return self.source.error(message, ("experiment", *key.split(".")))
 
 
-def load_spec(file: Path, settings: Sequence[str] = ()) -> SweepSpec:
+def spec_name(file: Path, settings: Sequence[str] = ()) -> str:
+    """The name of the sweep, as far as it can be told without reading what is under `experiment`.
+
+    Raises:
+        SpecError: for a fault of all the rest.
+    """
+    return _name(_document(read_spec(file, settings, spec_keys=SpecDocument.model_fields)), file)
+
+
+def load_spec(file: Path, settings: Sequence[str] = (), *, code: str = "") -> SweepSpec:
     """Reads, checks and expands a spec.
 
     Args:
         file: of the spec.
         settings: `KEY=VALUE` each, which win over the file; see `read_spec`.
+        code: of all trials, see `ExperimentConfig.code`. No part of the spec's text, where it is refused.
 
     Raises:
         SpecError: for every fault of the file and of the settings.
@@ -106,7 +118,7 @@ def load_spec(file: Path, settings: Sequence[str] = ()) -> SweepSpec:
     document = _document(source)
     seeds = _seeds(document, source)
     _check_size(document, source, replicates=len(seeds))
-    resolver = Resolver(document.experiment, source)
+    resolver = Resolver({**document.experiment, "code": code} if code else document.experiment, source)
     readers = [BlockReader(block, index, source, resolver) for index, block in enumerate(document.search)]
     cells, excluded = _cells(readers)
     plans, merged = _plans(resolver, cells, seeds)
@@ -130,6 +142,7 @@ def load_spec(file: Path, settings: Sequence[str] = ()) -> SweepSpec:
         excluded=tuple(excluded),
         blocks=blocks,
         corners=tuple(corners),
+        code=code,
         seeds=tuple(seeds),
         objective=checked_objective(document.objective, corners, source),
         pruner=pruner,
@@ -144,9 +157,14 @@ def load_spec(file: Path, settings: Sequence[str] = ()) -> SweepSpec:
 
 def _document(source: YamlSource) -> SpecDocument:
     try:
-        return SpecDocument.model_validate(source.value)
+        document = SpecDocument.model_validate(source.value)
     except ValidationError as error:
         raise spec_error(source, explain(error, model=SpecDocument, value=source.value)) from None
+    if "code" in document.experiment:
+        raise source.error(
+            "got a value for experiment.code; expected it to be left out: `--code new` sets it", ("experiment", "code")
+        )
+    return document
 
 
 def _name(document: SpecDocument, file: Path) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MAX_GENERATED = 10_000
+NEVER_SWEPT = frozenset({"seed", "code"})
+"""Config keys that no search block may have: a spec has `seeds`, and `--code new` sets the other."""
 
 Numbers = list[int | float]
 PositiveInt = Annotated[int, Field(gt=0)]

@@ -7,14 +7,12 @@ A trial is finished when its `result.json` exists, and only then.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +81,7 @@ class StoredTrial:
         may_be_pruned: False for a trial that was pruned and then taken up again.
         images_at_a_time: at most so many go through the model at once, since more did not fit into memory; None: as
             many as the config says.
+        code: what it was begun with, see `CodeVersion.of_trial`; empty where that is not known.
     """
 
     number: int
@@ -92,6 +91,7 @@ class StoredTrial:
     draw: Draw | None = None
     may_be_pruned: bool = True
     images_at_a_time: int | None = None
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class TrialResult:
             memory; None: as many as the config says.
         reused_from: `<sweep>/<trial folder>` that it was taken from; empty where this sweep ran it.
         config: the resolved config as the attempt's process used it; empty where none got so far.
+        code: what the last attempt ran, see `CodeVersion.of_trial`; empty where that is not known.
     """
 
     signature: str
@@ -121,6 +122,7 @@ class TrialResult:
     images_at_a_time: int | None = None
     reused_from: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
 
 
 _RESULT = TypeAdapter(TrialResult)
@@ -165,6 +167,15 @@ class SweepStore:
         return self.folder / "spec.yaml"
 
     @property
+    def code(self) -> Path:
+        """With what source, packages and data the sweep trains: see `StoredCode`."""
+        return self.folder / "code.json"
+
+    def snapshot(self, source: str, suffix: str = "") -> Path:
+        """Folder of a copy of the source, by the hash of it. With `.diff`: a file that tells it from its commit."""
+        return self.folder / "code" / f"{source[:12]}{suffix}"
+
+    @property
     def predictions(self) -> Path:
         """Folder of the pictures that `runner.py predict` makes, unless it is told another."""
         return self.folder / "predictions"
@@ -181,9 +192,10 @@ class SweepStore:
         *,
         stage: Stage = "search",
         draw: Draw | None = None,
+        code: str = "",
     ) -> StoredTrial:
         """Makes the trial's folder with its config.json."""
-        trial = StoredTrial(number, signature, self.trial_paths(number, signature), stage, draw)
+        trial = StoredTrial(number, signature, self.trial_paths(number, signature), stage, draw, code=code)
         trial.paths.folder.mkdir(parents=True, exist_ok=True)
         _write_config(trial, config)
         return trial
@@ -194,7 +206,8 @@ class SweepStore:
         The folder appears whole. Files are shared with the other sweep where the file system can: nothing writes into
         a file of a finished trial.
         """
-        trial = StoredTrial(number, found.signature, self.trial_paths(number, found.signature), stage, draw)
+        own = self.trial_paths(number, found.signature)
+        trial = StoredTrial(number, found.signature, own, stage, draw, code=found.code)
         result = read_result(found)
         assert result is not None, f"{found.paths.folder} is not finished"
         folder = trial.paths.folder
@@ -211,7 +224,7 @@ class SweepStore:
 
     def temporary(self) -> list[Path]:
         """Files and folders that a killed process left before they had their names; of use to nobody once none runs."""
-        found = [*self.folder.glob(".*.tmp"), *(self.folder / "trials").glob(".*.tmp")]
+        found = [path for at in (".*.tmp", "trials/.*.tmp", "code/.*.tmp") for path in self.folder.glob(at)]
         for name in self.trial_names():
             paths = TrialPaths(self.folder / "trials" / name)
             for folder in (paths.folder, paths.checkpoint, paths.images):
@@ -288,6 +301,7 @@ def _stored_trial(folder: Path) -> StoredTrial | None:
         draw=draw,
         may_be_pruned=config.get("may_be_pruned") is not False,
         images_at_a_time=_positive(config.get("images_at_a_time")),
+        code=str(config.get("code", "")),
     )
 
 
@@ -308,8 +322,8 @@ def _write_config(trial: StoredTrial, config: Any) -> None:
         values["draw"] = asdict(trial.draw)
     if not trial.may_be_pruned:
         values["may_be_pruned"] = False
-    if trial.images_at_a_time is not None:
-        values["images_at_a_time"] = trial.images_at_a_time
+    optional = {"images_at_a_time": trial.images_at_a_time, "code": trial.code}
+    values |= {name: value for name, value in optional.items() if value}
     write_json(trial.paths.config, sealed({**values, "config": config}))
 
 
@@ -425,15 +439,6 @@ def cut_metrics(paths: TrialPaths, *, epochs: int) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON that any reader takes (no NaN), atomically."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file atomically; None becomes an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def write_text(path: Path, text: str) -> None:

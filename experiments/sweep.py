@@ -18,18 +18,21 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from experiments.code_version import CodeVersion, present_version
 from experiments.devices import chosen_gpus, usable_cores, visible_gpus
 from experiments.disk_use import weigh, weight_text
 from experiments.dry_run import print_dry_run
+from experiments.frozen_code import Choice, admit, generation, refusal, run_stored_source
 from experiments.input_checks import check_inputs
 from experiments.live_view import LiveView
 from experiments.placement import Slot, cpu_slots, gpu_slots
-from experiments.report.entries import entries
+from experiments.report.entries import entries, has_work_left
 from experiments.report.leaderboard import write_tables
 from experiments.report.terminal import print_report
 from experiments.reuse import Library
-from experiments.spec import SweepSpec, load_spec
+from experiments.spec import SweepSpec, load_spec, spec_name
 from experiments.store import SweepStore, write_json, write_text
+from experiments.trial import TrialState
 from experiments.view import PlainView, View
 from wsol.parent_death import STOPPING_SIGNALS
 
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 ONE_SIGNAL_S = 2.0
 """Signals of a batch system that come so soon after the first are the same."""
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -46,11 +51,15 @@ class Options:
 
     Attributes:
         settings: `KEY=VALUE` each, over the spec.
+        arguments: all of it, as it was given, for a stored source that runs it instead.
+        code: what to do where the source, the packages or the data have changed; None: ask.
         reuse: results of other sweeps in the same folder stand for trials of this one.
     """
 
     results: Path = Path("results")
     settings: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    code: Choice | None = None
     dry_run: bool = False
     retry_failed: bool = False
     continue_pruned: bool = False
@@ -68,22 +77,36 @@ def run(file: Path, options: Options) -> int:
     Raises:
         UserError: before anything is started, for a fault in the spec or the command line.
     """
+    if options.code == "keep":  # first of all: the present source may not even read what the stored one reads
+        run_stored_source(SweepStore(options.results / spec_name(file, options.settings)), options.arguments)
     spec = load_spec(file, options.settings)
     check_inputs(spec)
     store = SweepStore(options.results / spec.name)
+    version = present_version(plan.config for plan in spec.corners)
+    if code := generation(store, version, options.code):
+        spec = load_spec(file, options.settings, code=code)
     console = Console(soft_wrap=not sys.stdout.isatty())
     _log_to(console)
     slots = _slots(spec, options)
     if options.dry_run:
-        print_dry_run(console, spec, store, slots, library=_library(store, options))
+        if _has_work_left(spec, store, options) and (reason := refusal(store, version, options.code)):
+            log.warning("%s", reason)
+        print_dry_run(console, spec, store, slots, library=_library(store, version, options))
         return 0
-    status = _run(spec, store, slots, console, options)
+    status = _run(spec, store, slots, console, options, version)
     print_report(console, spec, entries(spec, store))
     console.print(Text(f"results in {store.folder} ({weight_text(weigh(store.folder))})"))
     return status
 
 
-def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console, options: Options) -> int:
+def _run(
+    spec: SweepSpec,
+    store: SweepStore,
+    slots: list[Slot],
+    console: Console,
+    options: Options,
+    version: CodeVersion,
+) -> int:
     """Under the sweep's lock: reconcile, prepare, run, write the tables."""
     # what only a real run needs, and a dry run must not wait for
     from experiments.disk_space import PatientWriter
@@ -107,6 +130,8 @@ def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console
         view = _view(console, spec, slots)
         stack.callback(view.stop)
         patiently = PatientWriter(store.folder, say=view.message, must_stop=lambda: stop.asked).write
+        if _has_work_left(spec, store, options):
+            patiently(lambda: admit(store, version, choice=options.code, code=spec.code))
         study = patiently(lambda: Study(file=store.study, name=name, direction=objective.direction))
         stack.callback(study.close)
         patiently(lambda: write_text(store.spec, spec.text))
@@ -119,9 +144,10 @@ def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console
             objective=objective,
             retry_failed=options.retry_failed,
             continue_pruned=options.continue_pruned,
-            library=_library(store, options),
             patiently=patiently,
             keep_checkpoints=spec.resources.keep_checkpoints,
+            library=_library(store, version, options),
+            code_of=version.of_trial,
         )
         scheduler = Scheduler(spec=spec, ledger=ledger, executor=executor, view=view, stop=stop)
         if plans := scheduler.plans_to_run():
@@ -141,8 +167,13 @@ def _run(spec: SweepSpec, store: SweepStore, slots: list[Slot], console: Console
         return exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
 
 
-def _library(store: SweepStore, options: Options) -> Library | None:
-    return Library(options.results, but=store) if options.reuse else None
+def _has_work_left(spec: SweepSpec, store: SweepStore, options: Options) -> bool:
+    again = {TrialState.FAIL: options.retry_failed, TrialState.PRUNED: options.continue_pruned}
+    return has_work_left(spec, store, again=[state for state, asked in again.items() if asked])
+
+
+def _library(store: SweepStore, version: CodeVersion, options: Options) -> Library | None:
+    return Library(options.results, but=store, code_of=version.of_trial) if options.reuse else None
 
 
 def _slots(spec: SweepSpec, options: Options) -> list[Slot]:

@@ -28,6 +28,7 @@ _EXPECTED_TYPES = {
     "string_pattern_mismatch": "letters, digits, '.', '_' and '-' (at most 100, the first a letter or digit)",
 }
 _BOUNDS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
+_NOT_GIVEN = frozenset({"code"})  # of a config: the sweep sets it
 
 
 def dotted(path: KeyPath) -> str:
@@ -40,9 +41,9 @@ def dotted(path: KeyPath) -> str:
 
 
 def section_keys(model: type[BaseModel], path: KeyPath) -> list[str]:
-    """The keys that `model` allows at `path` (empty where `path` is no section)."""
+    """The keys that a file may give `model` at `path` (empty where `path` is no section)."""
     section = _section_at(model, path)
-    return list(section.model_fields) if section else []
+    return [name for name in section.model_fields if name not in _NOT_GIVEN] if section else []
 
 
 def _section_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:

@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.code_version import REPOSITORY, source_of
 from experiments.executors.base import AttemptError, AttemptRequest, EpochDone, SignOfLife
 from experiments.failures import FailureKind, kind_of_error
 from experiments.spec_document import KeepCheckpoints
@@ -277,6 +278,7 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
             duration_s=trained_s(rows),
             images_at_a_time=request.images_at_a_time,
             config=config.model_dump(mode="json"),
+            code=_code(request),
         ),
     )
     _shrink_checkpoints(paths, request.keep_checkpoints)
@@ -295,6 +297,14 @@ def _shrink_checkpoints(paths: TrialPaths, keep: KeepCheckpoints) -> None:
     except Exception as error:  # torch says RuntimeError where a disk is full
         with contextlib.suppress(OSError):  # the disk is full
             print(f"warning: the checkpoints could not be shrunk: {_one_line(error)}", flush=True)
+
+
+def _code(request: AttemptRequest) -> str:
+    """What the attempt ran; empty where the files of this process are not, or no longer, those it was to run."""
+    import wsol.training  # which the fork server has from wherever it found it
+
+    is_here = Path(wsol.training.__file__).resolve().parent.parent == REPOSITORY
+    return request.code if is_here and request.code.startswith(source_of(REPOSITORY)[:12]) else ""
 
 
 def _predict(request: PredictionRequest, connection: Connection) -> None:

@@ -402,9 +402,11 @@ class ExperimentConfig(_Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    code: Annotated[str, Field(pattern=r"^([0-9a-f]{12})?$")] = ""
+    """Fingerprint of a changed source with which a sweep went on, set by `--code new`. Empty: that of its beginning."""
 
     def identity(self) -> dict[str, Any]:
-        """The whole config as JSON values, less `RESULT_NEUTRAL_KEYS`. Configs of equal identity give equal results."""
+        """The config as JSON values, less `RESULT_NEUTRAL_KEYS` and an empty `code`. Equal identity, equal results."""
         values = self.model_dump(mode="json")
         for key in RESULT_NEUTRAL_KEYS:
             *sections, leaf = key.split(".")
@@ -412,7 +414,7 @@ class ExperimentConfig(_Section):
             for name in sections:
                 section = section[name]
             del section[leaf]
-        return {name: value for name, value in values.items() if value != {}}
+        return {name: value for name, value in values.items() if value not in ({}, "")}
 
     @model_validator(mode="after")
     def _check_metrics_of_task(self) -> Self:

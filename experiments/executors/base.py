@@ -21,6 +21,7 @@ class AttemptRequest:
         folder: the trial's folder; the attempt writes there and nowhere else.
         images_at_a_time: at most so many go through the model at once; None: as many as the config says.
         keep_checkpoints: what stays of them once the trial is complete.
+        code: what the attempt is to run, see `CodeVersion.of_trial`; empty: nobody asks.
     """
 
     number: int
@@ -31,6 +32,7 @@ class AttemptRequest:
     slot: Slot
     images_at_a_time: int | None = None
     keep_checkpoints: KeepCheckpoints = "weights"
+    code: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from experiments.final_stage import best_configuration, by_configuration, held_back_by
 from experiments.knowledge import Knowledge
+from experiments.sampled_block import SampledBlock
 from experiments.spec import SweepSpec
 from experiments.store import StoredTrial, SweepStore, TrialResult, read_result
 from experiments.sweep_plan import drawn_before, search_plans
@@ -37,8 +38,36 @@ def entries(spec: SweepSpec, store: SweepStore) -> list[Entry]:
     """Every trial of the spec that is known: those that it lists, those that were sampled, those of the final stage."""
     stored = store.trials()
     found = _with_files(search_plans(spec, drawn_before(spec, stored)), stored)
+    return [*found, *(entry for entry in _final_entries(spec, found, stored) if entry.trial is not None)]
+
+
+def has_work_left(spec: SweepSpec, store: SweepStore, *, again: Collection[TrialState] = ()) -> bool:
+    """Whether a run of the sweep has a trial to run, or to take from another sweep. Only reads files.
+
+    Args:
+        again: trials that ended like this run again.
+    """
+    stored = store.trials()
+    drawn = drawn_before(spec, stored)
+    found = _with_files(search_plans(spec, drawn), stored)
+    if any(entry.result is None or entry.state in again for entry in found):
+        return True
+    taken = {entry.plan.configuration for entry in found}
+    open_blocks = [block for block, before in zip(spec.blocks, drawn, strict=True) if len(before) < block.trials]
+    if any(_has_free_point(block, taken) for block in open_blocks):
+        return True
+    return any(entry.result is None or entry.state in again for entry in _final_entries(spec, found, stored))
+
+
+def _has_free_point(block: SampledBlock, taken: Collection[str]) -> bool:
+    points = block.finite_points()
+    return points is None or any(block.plans(point)[0].configuration not in taken for point in points)
+
+
+def _final_entries(spec: SweepSpec, found: Sequence[Entry], stored: Sequence[StoredTrial]) -> list[Entry]:
+    """The trials of the final stage, begun or not, once the search `found` is over and says which."""
     if spec.final is None or any(entry.result is None for entry in found):
-        return found
+        return []
     known = Knowledge(metric=spec.objective.metric, direction=spec.objective.direction)
     for entry in found:
         assert entry.result is not None
@@ -46,9 +75,8 @@ def entries(spec: SweepSpec, store: SweepStore) -> list[Entry]:
     plans = [entry.plan for entry in found]
     best = best_configuration(by_configuration(plans), known, direction=spec.objective.direction)
     if best is None or held_back_by(plans, known):
-        return found
-    final = _with_files(spec.final_plans(best), stored)
-    return [*found, *(entry for entry in final if entry.trial is not None)]
+        return []
+    return _with_files(spec.final_plans(best), stored)
 
 
 def _with_files(plans: Sequence[TrialPlan], stored: Sequence[StoredTrial]) -> list[Entry]:

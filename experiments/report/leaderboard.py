@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.report.csv_file import write_csv
 from experiments.report.entries import Entry
 from experiments.report.equal_metrics import equal_metrics
 from experiments.spec import SweepSpec
-from experiments.store import SweepStore, write_csv
+from experiments.store import SweepStore
 from experiments.trial import TrialState
 from wsol.metrics.names import metrics_of
 

@@ -37,7 +37,7 @@ def rows(text: str) -> list[list[str]]:
 
 def stored(store: SweepStore, plan: TrialPlan, *, number: int) -> StoredTrial:
     config = plan.config.model_dump(mode="json")
-    return store.create_trial(number, plan.signature, config, stage=plan.stage, draw=plan.draw)
+    return store.create_trial(number, plan.signature, config, stage=plan.stage, draw=plan.draw, code="code")
 
 
 def complete(store: SweepStore, plan: TrialPlan, *, number: int, value: float = 0.5, seconds: float = 12.0) -> None:
@@ -45,7 +45,7 @@ def complete(store: SweepStore, plan: TrialPlan, *, number: int, value: float = 
     result = TrialResult(
         plan.signature, TrialState.COMPLETE, "", 1, {"ap50_11pt/mean": value}, plan.config.train.epochs, seconds
     )
-    write_result(stored(store, plan, number=number).paths, replace(result, config=config))
+    write_result(stored(store, plan, number=number).paths, replace(result, config=config, code="code"))
 
 
 def test_the_trials_in_the_order_they_would_run(load: Load, store: SweepStore) -> None:
@@ -138,7 +138,7 @@ class TestOtherSweeps:
     def test_what_they_have_does_not_run(self, load: Load, store: SweepStore) -> None:
         spec = load("{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1, 0.2]}\n")
         complete(SweepStore(store.folder.parent / "earlier"), spec.plans[1], number=7)
-        text = shown(spec, store, library=Library(store.folder.parent, but=store))
+        text = shown(spec, store, library=Library(store.folder.parent, but=store, code_of=lambda _: "code"))
         assert [row[:2] for row in rows(text)] == [["-", "WAITING"], ["-", "in earlier"]]
         assert "1 trial to run on" in text
 

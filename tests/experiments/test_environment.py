@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import environment as module
-from experiments.environment import environment
+from experiments.environment import environment, package_version
 
 
 def test_what_computes_results_is_named() -> None:
@@ -22,7 +22,7 @@ def test_what_computes_results_is_named() -> None:
 
 
 def test_a_package_that_is_missing() -> None:
-    assert module._version("no-such-package-anywhere") == ""
+    assert package_version("no-such-package-anywhere") == ""
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_folders import RunnerKilledError, Sweep, finished, killed, result, row
+from sweep_folders import CODE, RunnerKilledError, Sweep, finished, killed, result, row
 
 from experiments.ledger import Ledger
 from experiments.reuse import Library
 from experiments.spec import SweepSpec
-from experiments.store import SweepStore, read_metrics, read_result, write_result
+from experiments.store import read_metrics, read_result, write_result
 from experiments.study import Study
 from experiments.trial import Draw, TrialPlan, TrialState
 
@@ -59,7 +59,7 @@ def put(sweep: Sweep, plan: TrialPlan, state: TrialState = TrialState.COMPLETE, 
 
 class TestFind:
     def find(self, results: Path, sweep: Sweep, plan: TrialPlan) -> Path | None:
-        found = Library(results, but=sweep.store).find(plan.signature)
+        found = sweep.library().find(plan)
         return found.paths.folder if found is not None else None
 
     def test_in_no_folder_and_in_an_empty_one(self, results: Path, sweep: Sweep, plan: TrialPlan) -> None:
@@ -97,7 +97,7 @@ class TestFind:
         put(sweep, plan)
         assert self.find(results, sweep, plan) is None
         (tmp_path / "link").symlink_to(results)
-        assert Library(results, but=SweepStore(tmp_path / "link" / "sweep")).find(plan.signature) is None
+        assert Sweep(tmp_path / "link", "sweep").library().find(plan) is None
 
     def test_none_whose_name_alone_has_the_digits(
         self, results: Path, sweep: Sweep, other: Sweep, plan: TrialPlan
@@ -145,7 +145,7 @@ class TestFiles:
         return folder
 
     def adopted(self, sweep: Sweep, results: Path, plan: TrialPlan) -> Path:
-        sweep.ledger(library=Library(results, but=sweep.store)).reconcile(plan)
+        sweep.ledger(library=sweep.library()).reconcile(plan)
         return sweep.store.trials()[0].paths.folder
 
     def test_are_shared_but_for_those_that_differ(
@@ -222,7 +222,7 @@ class TestFiles:
 
 class TestAdopt:
     def adopting(self, sweep: Sweep, other: Sweep) -> Ledger:
-        return sweep.ledger(library=Library(other.store.folder.parent, but=sweep.store))
+        return sweep.ledger(library=sweep.library())
 
     def test_all_of_a_complete_trial(self, sweep: Sweep, other: Sweep, plan: TrialPlan) -> None:
         found = finished(other, plan, TrialState.COMPLETE, number=3)
@@ -266,7 +266,7 @@ class TestAdopt:
         finished(other, plan, TrialState.COMPLETE, number=3)
         self.adopting(sweep, other).reconcile(plan)
         third = Sweep(results, "third")
-        third.ledger(library=Library(results, but=other.store)).reconcile(plan)
+        third.ledger(library=Library(results, but=other.store, code_of=lambda _: CODE)).reconcile(plan)
         taken = read_result(third.store.trials()[0])
         assert taken is not None
         assert taken.reused_from == f"other/0003-{plan.signature[:8]}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from experiments.report.csv_file import write_csv
 from experiments.store import (
     StoredTrial,
     SweepStore,
@@ -22,7 +23,6 @@ from experiments.store import (
     read_metrics,
     read_result,
     trained_s,
-    write_csv,
     write_json,
     write_result,
     write_text,
@@ -142,7 +142,8 @@ class TestResult:
             "images_at_a_time": None,
             "reused_from": "",
             "config": {},
-            "checksum": "24d8e8ff1be61ff6",
+            "checksum": "336f6ed3a23afb4d",
+            "code": "",
         }
 
     def test_keys_of_a_later_version_are_no_damage(self, trial: StoredTrial) -> None:

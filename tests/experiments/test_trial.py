@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.trial import TrialPlan, TrialState, signature
+from experiments.trial import TrialPlan, TrialState, identity_texts, signature, signature_of
 from experiments.validation_messages import leaf_keys
 from wsol.config import RESULT_NEUTRAL_KEYS, ExperimentConfig
 
@@ -106,6 +106,7 @@ OTHER_VALUES: dict[str, Any] = {
     "evaluate.metrics": ["ap30_area"],
     "evaluate.pictures": 0,
     "checkpoint.every": "10 minutes",
+    "code": "0123456789ab",
 }
 
 
@@ -137,6 +138,11 @@ class TestSignature:
         signatures = {signature(config(**{key: value})) for key, value in OTHER_VALUES.items()}
         unchanged = len(RESULT_NEUTRAL_KEYS) - 1  # one of the neutral keys stands for the unchanged config
         assert len(signatures) == len(OTHER_VALUES) - unchanged
+
+    def test_an_empty_code_is_no_part_of_it(self) -> None:
+        """Trials that are older than the key keep their signatures."""
+        texts = {name: text for name, text in identity_texts(config()).items() if name != "code"}
+        assert signature(config()) == signature_of(texts)
 
     def test_is_64_hex_digits(self) -> None:
         assert len(signature(config())) == 64

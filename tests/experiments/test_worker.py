@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+import wsol.training
 from experiments import worker
+from experiments.code_version import source_of
+from experiments.executors.base import AttemptRequest
 from experiments.failures import FailureKind
 from experiments.placement import Slot, cpu_slots, gpu_slots
 
@@ -174,3 +177,26 @@ def test_an_error_without_a_runner_to_tell_it_to_still_ends_the_process(tmp_path
     assert done.returncode == 1
     assert "BrokenPipeError" not in (tmp_path / "log.txt").read_text()
     assert "MemoryError" in (tmp_path / "log.txt").read_text()
+
+
+class TestCode:
+    """What a result says of what was run."""
+
+    def told(self, tmp_path: Path, code: str) -> str:
+        slot = cpu_slots(1, cores=1)[0]
+        return worker._code(AttemptRequest(0, "s", 1, {}, tmp_path, slot, code=code))
+
+    def test_what_it_was_to_run(self, tmp_path: Path) -> None:
+        code = f"{source_of(REPOSITORY)[:12]}-packages-data"
+        assert self.told(tmp_path, code) == code
+
+    @pytest.mark.parametrize("code", ["", "0123456789ab-packages-data"])
+    def test_nothing_where_it_was_to_run_something_else(self, tmp_path: Path, code: str) -> None:
+        """A file was changed meanwhile, say."""
+        assert self.told(tmp_path, code) == ""
+
+    def test_nothing_where_the_fork_server_has_another_wsol(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(wsol.training, "__file__", str(tmp_path / "wsol" / "training.py"))
+        assert self.told(tmp_path, f"{source_of(REPOSITORY)[:12]}-packages-data") == ""

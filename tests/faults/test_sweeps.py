@@ -229,6 +229,9 @@ def test_a_failed_trial_waits_for_retry_failed(make_sweep: Callable[..., Sweep],
     status, runner = sweep.run()
     assert (status, runner.lines[0]) == (1, "sweep digits: 2 trials, 2 finished before, 0 to run")
     status, runner = sweep.run("--retry-failed")
+    assert (status, runner.lines) == (2, []), "the data are not those of the other trial"
+    assert "JPEGImages changed; nothing was started" in runner.errors
+    status, runner = sweep.run("--retry-failed", "--code", "keep")
     assert status == 0, runner.output + runner.errors
     assert "sweep digits: 2 trials, 1 finished before, 1 to run" in runner.lines
     assert {row["trial"]: (row["state"], row["attempts"]) for row in sweep.rows()} == {

@@ -23,8 +23,11 @@ from experiments.store import SweepStore, TrialPaths, TrialResult, append_metric
 from experiments.study import Study
 from experiments.trial import TrialState
 from experiments.view import PlainView
+from wsol.config import ExperimentConfig
 
 METRIC = "ap50_11pt/mean"
+CODE = "source-packages-data"
+"""What trials run, where a test does not say otherwise."""
 Objective = Callable[[Mapping[str, Any], int], float]
 """A config as plain values and an epoch -> what the trial reports."""
 
@@ -132,6 +135,7 @@ class SimulatedExecutor:
             epochs=len(rows),
             duration_s=float(len(rows)),
             config=request.config,
+            code=request.code,
         )
         write_result(TrialPaths(request.folder), result)
 
@@ -167,10 +171,10 @@ class SimulatedSweep:
         self._clock = itertools.count()
         self._name = name
 
-    def spec(self, text: str) -> SweepSpec:
+    def spec(self, text: str, *, generation: str = "") -> SweepSpec:
         file = self.folder / f"{self._name}.yaml"
         file.write_text(text)
-        return load_spec(file)
+        return load_spec(file, code=generation)
 
     def run(
         self,
@@ -180,9 +184,15 @@ class SimulatedSweep:
         order: random.Random | None = None,
         kill_after: int | None = None,
         reuse: bool = False,
+        generation: str = "",
+        code: str = CODE,
         **again: bool,
     ) -> Run:
-        spec = self.spec(text)
+        spec = self.spec(text, generation=generation)
+
+        def code_of(_: ExperimentConfig) -> str:
+            return code
+
         executor = SimulatedExecutor(
             self._objective, slots=slots, clock=self._clock, order=order, kill_after=kill_after
         )
@@ -190,8 +200,10 @@ class SimulatedSweep:
         finished = True
         total = 0
         with self._study(spec) as study:
-            library = Library(self.store.folder.parent, but=self.store) if reuse else None
-            ledger = Ledger(store=self.store, study=study, objective=spec.objective, library=library, **again)
+            library = Library(self.store.folder.parent, but=self.store, code_of=code_of) if reuse else None
+            ledger = Ledger(
+                store=self.store, study=study, objective=spec.objective, library=library, code_of=code_of, **again
+            )
             view = PlainView(objective=spec.objective.metric, stream=told)
             try:
                 scheduler = Scheduler(spec=spec, ledger=ledger, executor=executor, view=view)
@@ -213,8 +225,8 @@ class SimulatedSweep:
                 return runs
         raise AssertionError
 
-    def entries(self, text: str) -> list[Entry]:
-        return entries(self.spec(text), self.store)
+    def entries(self, text: str, *, generation: str = "") -> list[Entry]:
+        return entries(self.spec(text, generation=generation), self.store)
 
     def signatures(self) -> list[str]:
         """Of the trials in the store, by number."""

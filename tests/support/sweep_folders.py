@@ -8,12 +8,15 @@ from typing import Any
 import optuna
 
 from experiments.ledger import Ledger
+from experiments.reuse import Library
 from experiments.spec_document import Objective
 from experiments.store import StoredTrial, SweepStore, TrialResult, append_metrics, write_result
 from experiments.study import Study
 from experiments.trial import TrialPlan, TrialState
 
 METRIC = "ap50_11pt/mean"
+CODE = "source-packages-data"
+"""What trials run, where a test does not say otherwise."""
 
 
 class RunnerKilledError(Exception):
@@ -33,8 +36,12 @@ class Sweep:
         options.setdefault("objective", Objective(metric=METRIC, direction="maximize"))
         return Ledger(store=self.store, study=self.study(), **options)
 
+    def library(self, code: str = CODE) -> Library:
+        """All other sweeps in the results folder."""
+        return Library(self.store.folder.parent, but=self.store, code_of=lambda _: code)
+
     def folder_of(self, plan: TrialPlan, number: int = 0) -> StoredTrial:
-        return self.store.create_trial(number, plan.signature, plan.config.model_dump(mode="json"))
+        return self.store.create_trial(number, plan.signature, plan.config.model_dump(mode="json"), code=CODE)
 
     def values(self) -> list[float | None]:
         """What Optuna's readers see of the search's finished trials."""
@@ -46,7 +53,7 @@ def result(
     plan: TrialPlan, state: TrialState = TrialState.COMPLETE, value: float | None = 0.5, *, attempts: int = 1
 ) -> TrialResult:
     reason = "" if state is TrialState.COMPLETE else "a reason"
-    return TrialResult(plan.signature, state, reason, attempts, {METRIC: value}, 2, 3.0)
+    return TrialResult(plan.signature, state, reason, attempts, {METRIC: value}, 2, 3.0, code=CODE)
 
 
 def row(epoch: int, value: float = 0.5) -> dict[str, Any]:

@@ -263,7 +263,13 @@ class TestIdentity:
                 found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
             return found
 
-        assert flat(config().identity()) == set(leaf_keys(ExperimentConfig)) - RESULT_NEUTRAL_KEYS
+        assert flat(config().identity()) == set(leaf_keys(ExperimentConfig)) - RESULT_NEUTRAL_KEYS - {"code"}
+
+    def test_has_the_generation_where_there_is_one(self) -> None:
+        """Those of the first generation are as they were before the key was there."""
+        changed = config(code="0123456789ab").identity()
+        assert changed.pop("code") == "0123456789ab"
+        assert changed == config().identity()
 
     def test_neutral_keys_exist(self) -> None:
         assert set(leaf_keys(ExperimentConfig)) >= RESULT_NEUTRAL_KEYS

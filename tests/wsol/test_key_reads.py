@@ -230,6 +230,7 @@ UNMARKED: dict[str, tuple[Any, Context]] = {
     "evaluate.metrics": (("ap30_area",), {}),
 }
 NOT_SEEN = {
+    "code",  # it tells sources apart and is nothing that a source reads
     "task",  # it is what UNMARKED is tried with, and half of TABLE differs by it
     *RESULT_NEUTRAL_KEYS,  # loader processes, and pictures that are drawn when all is over
     "evaluate.batch_size",  # changes rounding on some machines and models, and nothing at all on others
