@@ -72,7 +72,7 @@ def sweep_lock(path: Path, *, say: Callable[[str], None] = lambda line: None) ->
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", encoding="utf-8")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be used for results: {error.strerror}") from None
     with file:
@@ -82,8 +82,7 @@ def sweep_lock(path: Path, *, say: Callable[[str], None] = lambda line: None) ->
             say(f"the run before ({before.label}) was ended before it could give the sweep back; going on from there")
         try:
             file.truncate(0)
-            file.write(json.dumps(asdict(this_process())) + "\n")
-            file.flush()
+            file.write(json.dumps(asdict(this_process())).encode() + b"\n")
         except OSError as error:
             if not is_disk_full(error):
                 raise

@@ -39,6 +39,12 @@ def _host_memory() -> None:
     bytearray(2**62)
 
 
+def _eats() -> None:
+    """More than any limit, touched page by page."""
+    eaten = [bytearray(os.urandom(2**20)) for _ in range(8 * 2**10)]
+    raise AssertionError(f"{len(eaten)} MB were there")
+
+
 def _hang() -> None:
     threading.Event().wait()
 
@@ -59,6 +65,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "error": _error,
     "gpu_memory": _gpu_memory,
     "host_memory": _host_memory,
+    "eats": _eats,
     "hang": _hang,
     "crash": _crash,
     "killed": _signal(signal.SIGKILL),
