@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-import random
-import signal
 import threading
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
+from short_attempt import short_attempt
 
 from experiments import worker
-from experiments.executors.base import AttemptRequest, EpochDone
 from experiments.executors.local import LocalExecutor
 from experiments.ledger import Ledger
 from experiments.placement import cpu_slots
 from experiments.scheduler import Scheduler
 from experiments.spec import load_spec
-from experiments.store import SweepStore, TrialPaths, TrialResult, append_metrics, write_result
+from experiments.store import SweepStore
 from experiments.study import Study
 from experiments.trial import TrialState
 from experiments.view import PlainView
@@ -40,19 +37,6 @@ experiment:
   train: {{epochs: 1}}
 seeds: {TRIALS}
 """
-
-
-def short_attempt(request: AttemptRequest, connection: Connection, parent_pid: int) -> None:
-    """Stands for `worker.run_attempt` in the attempt's process: no training, and one in ten is killed."""
-    worker._lead_a_session()
-    rng = random.Random(f"{request.number} {request.attempt}")
-    if rng.random() < 0.1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    row = {"epoch": 1, "loss": 1.0, "lr": 0.1, "duration_s": 0.01, "time": 1.0, "metrics": {"ap50_11pt/mean": 0.5}}
-    append_metrics(TrialPaths(request.folder), row)
-    connection.send(EpochDone(request.number, row))
-    result = TrialResult(request.signature, TrialState.COMPLETE, "", request.attempt, {"ap50_11pt/mean": 0.5}, 1, 0.01)
-    write_result(TrialPaths(request.folder), result)
 
 
 class _Counts:
@@ -93,10 +77,7 @@ class CountingView(PlainView):
 
 
 def test_the_runner_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import test_many_trials as here  # by the name by which an attempt's process finds it
-
-    monkeypatch.setattr(worker, "run_attempt", here.short_attempt)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr(worker, "run_attempt", short_attempt)
     file = tmp_path / "many.yaml"
     file.write_text(SPEC)
     spec = load_spec(file)
