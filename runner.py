@@ -17,12 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = given.pop(0) if given and given[0] in commands else ""
     try:
         command = commands.get(name, _sweep)(given)
-        from experiments.errors import UserError
+        from experiments.errors import UserError, printable
 
         try:
             return command()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(printable(f"error: {error}"), file=sys.stderr)
             return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -21,6 +21,11 @@ class SpecError(UserError):
         super().__init__(f"{self.where}: {message}")
 
 
+def printable(text: str) -> str:
+    """Text of any origin for a terminal: what would move the cursor or change colours is spelled out."""
+    return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
+
+
 def shown(value: object) -> str:
     """A value as an error shows it: short, on one line, with control characters escaped; YAML's names of constants."""
     text = _YAML_CONSTANTS.get(repr(value)) or repr(value)

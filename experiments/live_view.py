@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from experiments.errors import printable
 from experiments.placement import Slot
 from experiments.trial import TrialPlan
 from experiments.view import Best, Counts, cell_text, epoch_text
@@ -63,7 +64,7 @@ class LiveView:
         """A line that stays."""
         self._running = {slot: trial for slot, trial in self._running.items() if trial[0] != number}
         line = Text(f"trial {number} ", style="red" if failed else "")
-        self._live.console.print(line.append(f"{text} ({cell_text(plan)})"))
+        self._live.console.print(line.append(printable(f"{text} ({cell_text(plan)})")))
 
     def progress(self, counts: Counts, best: Best | None) -> None:
         """The bar and the best-so-far line change."""
@@ -73,7 +74,7 @@ class LiveView:
 
     def message(self, text: str) -> None:
         """A line that stays."""
-        self._live.console.print(Text(text))
+        self._live.console.print(Text(printable(text)))
 
     def stop(self) -> None:
         """The live part goes away, the lines stay."""

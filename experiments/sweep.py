@@ -22,6 +22,7 @@ from experiments.code_version import CodeVersion, present_version
 from experiments.devices import chosen_gpus, usable_cores, visible_gpus
 from experiments.disk_use import weigh, weight_text
 from experiments.dry_run import print_dry_run
+from experiments.errors import printable
 from experiments.frozen_code import Choice, admit, generation, refusal, run_stored_source
 from experiments.input_checks import check_inputs
 from experiments.live_view import LiveView
@@ -207,7 +208,7 @@ class _Lines(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(Text(self.format(record)))
+        self._console.print(Text(printable(self.format(record))))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
+from experiments.errors import printable
 from experiments.placement import Slot
 from experiments.trial import TrialPlan
 
@@ -148,7 +149,7 @@ class PlainView:
 
     def message(self, text: str) -> None:
         """One line, at once."""
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
     def stop(self) -> None:
         """Nothing to give back."""

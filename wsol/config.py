@@ -103,11 +103,11 @@ def check_class_names(classes: tuple[str, ...]) -> None:
     """Refuses class lists that could not be told apart in flat metric names (`<metric>/<class>`).
 
     Raises:
-        ValueError: for a duplicate, an empty name, or the reserved name `mean`.
+        ValueError: for a duplicate, an empty or unprintable name, or the reserved name `mean`.
     """
     for name in classes:
-        if not name.strip():
-            raise ValueError("expected class names that are not empty")
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f"expected class names of printable characters that are not empty, got {name!r}")
         if name == "mean":
             raise ValueError("expected another name for class 'mean': <metric>/mean is the mean over classes")
         if classes.count(name) > 1:

@@ -106,7 +106,7 @@ def leaderboard_table(
     if several_seeds:
         table.add_column("seed", justify="right", min_width=4)
     for metric in metrics:
-        table.add_column(metric, justify="right", overflow="fold", min_width=_FIGURE_WIDTH)
+        table.add_column(Text(metric), justify="right", overflow="fold", min_width=_FIGURE_WIDTH)
     table.add_column("time", justify="right", no_wrap=True)
     for entry in order[:MAX_ROWS]:
         assert entry.trial is not None
