@@ -51,6 +51,8 @@ def _follow(process: BaseProcess, connection: Connection, view: View) -> None:
         elif isinstance(message, AttemptError):
             if message.kind == FailureKind.DATA:
                 raise UserError(message.message.removeprefix("DataError: "))
+            if message.kind == FailureKind.DISK_FULL:
+                raise UserError(f"the disk is full, and what the trials share cannot be made: {message.message}")
             raise RuntimeError(f"what the trials share could not be made:\n{message.details}")
         else:
             view.message(f"warning: {message}")

@@ -230,7 +230,7 @@ class Retry(Section):
     """When a trial's process dies."""
 
     max_attempts: PositiveInt = 3
-    """Attempts of a trial in one run of the command."""
+    """Attempts of a trial in one run of the command. Those that were killed or found the disk full do not count."""
 
 
 class SpecDocument(Section):

@@ -30,7 +30,7 @@ experiment:
   model: {backbone: tiny, weights: none}
   train: {epochs: 2, batch_size: 5}
 search:
-  - grid: {train.lr: LRS, proposals.count: [10, 20]}
+  - grid: {train.lr: LRS, proposals.count: COUNTS}
 """
 
 Steps = Sequence[Event | None]
@@ -40,10 +40,17 @@ Steps = Sequence[Event | None]
 class Lab:
     """One sweep, whose attempts do as a script says. Each call of `wait` takes 0.5 s of the clock."""
 
-    def __init__(self, folder: Path, *, lrs: Sequence[float] = (0.1, 0.2, 0.3, 0.4), slots: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lrs: Sequence[float] = (0.1, 0.2, 0.3, 0.4),
+        counts: Sequence[int] = (10, 20),
+        slots: int = 1,
+    ) -> None:
         self.store = SweepStore(folder / "results" / "tiny")
         self._file = folder / "tiny.yaml"
-        self._file.write_text(SPEC.replace("LRS", str(list(lrs))))
+        self._file.write_text(SPEC.replace("LRS", str(list(lrs))).replace("COUNTS", str(list(counts))))
         self.slots = cpu_slots(slots, cores=slots)
         self.now = 0.0
         self.launched: list[AttemptRequest] = []
@@ -272,6 +279,14 @@ def test_a_hang_dumps_stacks_is_killed_and_retried_once(tmp_path: Path, capsys: 
     assert "failed (hang): no step came to its end; log.txt has the stacks" in capsys.readouterr().out
 
 
+def test_an_attempt_that_never_gives_a_sign(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, lrs=[0.1])
+    assert lab.run(by_attempt(lambda request: [], complete)) == 0
+    (what, number, now), _ = lab.did
+    assert (what, number) == ("dump", 0)
+    assert now == pytest.approx(START_S, abs=1.0)
+
+
 def test_a_start_may_take_long_and_signs_of_life_put_it_off(tmp_path: Path) -> None:
     lab = Lab(tmp_path, lrs=[0.1])
 
@@ -287,7 +302,7 @@ def test_a_start_may_take_long_and_signs_of_life_put_it_off(tmp_path: Path) -> N
 def test_a_bug_that_hits_every_config_stops_after_three_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lab = Lab(tmp_path, lrs=[i / 100 for i in range(1, 51)])
+    lab = Lab(tmp_path, lrs=[0.1, 0.2, 0.3, 0.4], counts=range(1, 26))  # in the spec's order the first 25 share a value
     assert lab.run(said(FailureKind.ERROR)) == 1
     assert len(lab.launched) == 3
     output = capsys.readouterr().out
@@ -308,6 +323,14 @@ def test_one_tied_to_a_value_fails_that_value_alone(tmp_path: Path, kind: Failur
     assert lab.failed() == dict.fromkeys(bad, kind)
     assert len(bad) == 4
     assert len(lab.results()) == 8
+
+
+def test_faults_here_and_there_stop_nothing(tmp_path: Path) -> None:
+    """Each has values of its own, but between them others work."""
+    lab = Lab(tmp_path, lrs=[i / 100 for i in range(1, 17)], counts=[10])
+    assert lab.run(lambda r: said(FailureKind.ERROR)(r) if r.number % 3 == 0 else complete(r)) == 1
+    assert lab.failed() == dict.fromkeys(range(0, 16, 3), "error")
+    assert len(lab.results()) == 16
 
 
 def test_data_that_go_away_in_mid_sweep_stop_it(tmp_path: Path) -> None:

@@ -56,6 +56,12 @@ def test_a_fault_of_the_data_is_the_users() -> None:
         followed([worker.Prepared(done=0, total=1), error])
 
 
+def test_a_full_disk_is_told() -> None:
+    error = AttemptError(kind=FailureKind.DISK_FULL, message="OSError: /cache: No space left on device", details="")
+    with pytest.raises(UserError, match=r"^the disk is full, and what .* made: OSError: /cache: No space left"):
+        followed([error])
+
+
 def test_any_other_fault_comes_with_its_traceback() -> None:
     error = AttemptError(kind=FailureKind.ERROR, message="KeyError: 'x'", details="Traceback of it")
     with pytest.raises(RuntimeError, match="could not be made:\nTraceback of it"):

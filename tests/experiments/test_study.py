@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 import subprocess
@@ -199,3 +200,21 @@ os.kill(os.getpid(), signal.SIGKILL)
         (tmp_path / "study.db").mkdir()
         with pytest.raises(UserError, match="unable to open database file"):
             open_study(tmp_path / "study.db")
+
+
+def test_a_page_that_is_not_read_today_is_checked_too(file: Path, plans: tuple[TrialPlan, ...]) -> None:
+    """What stands in an index would be found only when something is looked up by it, after more was written."""
+    study = open_study(file)
+    study.start(0, plans[0])
+    study.close()
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        (size,) = database.execute("PRAGMA page_size").fetchone()
+        (page,) = database.execute(
+            "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = 'trial_user_attributes'"
+        ).fetchone()
+    data = bytearray(file.read_bytes())
+    data[(page - 1) * size : page * size] = bytes(size)
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"cannot be opened as an Optuna study \(.*\); move it away"):
+        open_study(file)
+    assert file.read_bytes() == data

@@ -77,6 +77,7 @@ class Attempts:
         should_stop: Callable[[], bool] = lambda: False,
         on_epoch: Callable[[EpochRecord], None] = lambda record: None,
         device: str = "cpu",
+        images_at_a_time: int | None = None,
     ) -> FitResult:
         def keep(record: EpochRecord) -> None:
             self.rows.append(record)
@@ -90,6 +91,7 @@ class Attempts:
             watch=Watch(should_stop),
             on_resume=self._cut,
             threads=1,
+            images_at_a_time=images_at_a_time,
         )
 
     def state(self) -> dict[str, Any]:
@@ -302,6 +304,27 @@ def test_accumulated_batches_are_one_large_batch(root: Path, tmp_path: Path) -> 
     for other in weights[1:]:
         for name, value in other.items():
             torch.testing.assert_close(value, weights[0][name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+OF_ONE_SIZE = {"train__resize": "square", "train__scales_px": (64,)}
+"""So that a localizer pads nothing: it pads what goes through together to one size."""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_fewer_images_at_a_time_are_the_same_step(root: Path, tmp_path: Path, task: str) -> None:
+    """Batches of 5, 5 and 2 images, in parts of 2, 2 and 1; evaluation in twos instead of fours."""
+    found = []
+    for images in (None, 2, 1):
+        attempts = Attempts(tmp_path / f"{images}")
+        config = _config(root, task, **OF_ONE_SIZE, train__epochs=2, model__dropout=0.0, evaluate__every=9)
+        result = attempts.run(config, images_at_a_time=images)
+        found.append((attempts.state()["model"], attempts.rows[-1].loss, result.metrics))
+    weights, loss, metrics = found[0]
+    for other, its_loss, its_metrics in found[1:]:
+        for name, value in other.items():
+            torch.testing.assert_close(value, weights[name], rtol=1e-4, atol=1e-6, msg=name)
+        assert its_loss == pytest.approx(loss, rel=1e-5)
+        assert its_metrics == pytest.approx(metrics, rel=1e-3, nan_ok=True)
 
 
 def test_the_last_step_of_an_epoch_weighs_its_images_alike(root: Path, tmp_path: Path) -> None:
