@@ -169,8 +169,8 @@ def fit(
             and a process with threads cannot fork its loader processes.)
 
         images_at_a_time: at most so many go through the model at once, for a device with too little memory. The step is
-            that of the whole batch: gradients add up. Rounding, the masks of dropout, a localizer's padding to one size,
-            and batch normalisation where it trains are of the parts. None: as many as the config says.
+            that of the whole batch: gradients add up. Rounding, dropout's masks, a localizer's padding to one size, and
+            batch normalisation where it trains are of the parts. None: as many as the config says.
 
     Raises:
         Interrupted: when `watch.should_stop` said so; calling again goes on.
