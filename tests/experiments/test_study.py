@@ -210,7 +210,7 @@ def test_a_page_that_is_not_read_today_is_checked_too(file: Path, plans: tuple[T
     with contextlib.closing(sqlite3.connect(file)) as database:
         (size,) = database.execute("PRAGMA page_size").fetchone()
         (page,) = database.execute(
-            "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = 'trial_intermediate_values'"
+            "SELECT rootpage FROM sqlite_master WHERE type = 'index' AND tbl_name = 'trial_heartbeats'"
         ).fetchone()
     data = bytearray(file.read_bytes())
     data[(page - 1) * size : page * size] = bytes(size)
