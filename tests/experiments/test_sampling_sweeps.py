@@ -161,11 +161,12 @@ class TestBudget:
 
 
 class TestDuplicates:
-    def test_none_where_optuna_alone_has_some(self, tmp_path: Path) -> None:
-        """TPE on 4 slots, 60 trials of 144 combinations, objective best in a corner: 8 seeds."""
-        plain = [duplicates_of_plain_optuna(seed) for seed in range(8)]
+    @pytest.mark.parametrize("seeds", [2, pytest.param(8, marks=pytest.mark.slow)])
+    def test_none_where_optuna_alone_has_some(self, tmp_path: Path, seeds: int) -> None:
+        """TPE on 4 slots, 60 trials of 144 combinations, objective best in a corner."""
+        plain = [duplicates_of_plain_optuna(seed) for seed in range(seeds)]
         assert max(plain) > 0, "the task is too easy to show anything"
-        for seed in range(8):
+        for seed in range(seeds):
             folder = tmp_path / str(seed)
             folder.mkdir()
             sweep = SimulatedSweep(folder, corner)
