@@ -218,13 +218,20 @@ class Scheduler:
             self._view.message("there is room again: going on")
         while not self._pause.is_on and not self._is_ending:
             if self._retries_alone and (slot := self._slots.take_alone()) is not None:
-                self._launch(self._retries_alone.popleft(), slot)
+                self._launch_alone(self._retries_alone.popleft(), slot)
             elif self._slots.has_room() and (live := self._next_live()) is not None:
                 slot = self._slots.take()
                 assert slot is not None, "has_room said so"
                 self._launch(live, slot)
             else:
                 return
+
+    def _launch_alone(self, live: _Live, slot: Slot) -> None:
+        if self._is_pruned(live.plan):  # while it waited for a device to itself
+            self._slots.give_back(slot)
+            self._finish_pruned(live)
+        else:
+            self._launch(live, slot)
 
     def _next_live(self) -> _Live | None:
         """The next trial to launch. One whose configuration was pruned meanwhile ends here, before it begins."""
@@ -376,11 +383,11 @@ class Scheduler:
     def _stop_what_fails_alike(self, ended: AttemptEnded) -> None:
         """A fault that every trial has is shown once, instead of failing every trial."""
         results = self._ledger.known.results
-        not_failed = [
+        not_failed = (
             plan
             for plan in self._agenda.plans.values()
             if plan.signature not in results or results[plan.signature].state is not TrialState.FAIL
-        ]
+        )
         if self._no_more or not self._common_fault.hits_all(not_failed):
             return
         self._no_more = self.gave_up = True

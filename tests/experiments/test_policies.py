@@ -16,7 +16,7 @@ from experiments.ledger import Ledger
 from experiments.placement import cpu_slots
 from experiments.scheduler import STOP_WITHIN_S, Scheduler, StopRequest, exit_status
 from experiments.spec import load_spec
-from experiments.store import SweepStore, TrialPaths, TrialResult, read_result, write_result
+from experiments.store import SweepStore, TrialPaths, TrialResult, append_metrics, read_result, write_result
 from experiments.study import Study
 from experiments.trial import TrialState
 from experiments.view import PlainView
@@ -197,6 +197,42 @@ def test_out_of_memory_alone_then_fewer_images_then_fail(tmp_path: Path, capsys:
     assert lab.results()[0].metrics == {}  # type: ignore[union-attr]
     assert "alone on its device, 2 images at a time" in capsys.readouterr().out
     assert sum(result is not None for result in lab.results().values()) == 8
+
+
+def test_one_that_is_pruned_while_it_waits_to_be_alone_does_not_start(tmp_path: Path) -> None:
+    """Its other seed reports something bad meanwhile."""
+    lab = Lab(tmp_path, lrs=[0.1, 0.2], counts=[10], slots=2)
+    lab._file.write_text(
+        lab._file.read_text().replace("epochs: 2", "epochs: 3")
+        + "seeds: 2\npruner: {median: {startup_trials: 1, warmup_epochs: 0}}\n"
+    )
+
+    def reports(request: AttemptRequest, value: float, count: int) -> list[Event | None]:
+        rows = [
+            {"epoch": e, "loss": 1.0, "time": lab.now + e, "duration_s": 1.0, "metrics": {"ap50_11pt/mean": value}}
+            for e in range(1, count + 1)
+        ]
+        for row in rows:
+            append_metrics(TrialPaths(request.folder), row)
+        return [EpochDone(request.number, row) for row in rows]
+
+    def script(request: AttemptRequest) -> Steps:
+        good = request.config["train"]["lr"] == 0.1
+        if good:
+            ends = complete(request)[-1]
+            return [*reports(request, 0.9, 3), ends]
+        if request.config["seed"] == 0:
+            return [None] * 2 + list(said(FailureKind.OUT_OF_MEMORY)(request))
+        return [None] * 4 + reports(request, 0.1, 1) + [None] * 2 + list(said(FailureKind.INTERRUPTED)(request))
+
+    assert lab.run(script) == 0
+    assert {n: r.state for n, r in lab.results().items() if r is not None} == {
+        0: TrialState.COMPLETE,
+        1: TrialState.COMPLETE,
+        2: TrialState.PRUNED,
+        3: TrialState.PRUNED,
+    }
+    assert len(lab.launched) == 4
 
 
 def test_that_fewer_images_fit_is_kept_for_the_next_run(tmp_path: Path) -> None:
