@@ -12,7 +12,7 @@ from typing import Literal
 
 from experiments.code_version import REPOSITORY, CodeVersion, differences, source_of
 from experiments.errors import UserError
-from experiments.store import SweepStore
+from experiments.store import SweepStore, number_of
 from experiments.stored_code import StoredCode, checked_snapshot, read_stored_code, store_code, write_stored_code
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def run_stored_source(store: SweepStore, arguments: Sequence[str]) -> None:
         UserError: where the stored source is damaged.
     """
     stored = read_stored_code(store)
-    if stored is None or not store.trial_names() or SNAPSHOT in os.environ or source_of(REPOSITORY) == stored.source:
+    if stored is None or not _has_trained(store) or SNAPSHOT in os.environ or source_of(REPOSITORY) == stored.source:
         return
     folder = str(checked_snapshot(store, stored).resolve())
     path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
@@ -59,7 +59,7 @@ def generation(store: SweepStore, version: CodeVersion, choice: Choice | None) -
         UserError: where it cannot be told, see `read_stored_code`; never for `new`.
     """
     stored = _stored(store, choice)
-    if choice == "new" and store.trial_names() and (stored is None or differences(stored.version, version)):
+    if choice == "new" and _has_trained(store) and (stored is None or differences(stored.version, version)):
         return version.fingerprint
     return stored.generation if stored is not None else ""
 
@@ -67,7 +67,7 @@ def generation(store: SweepStore, version: CodeVersion, choice: Choice | None) -
 def refusal(store: SweepStore, version: CodeVersion, choice: Choice | None) -> str:
     """Why a sweep cannot go on like this, and how it can; empty where it can."""
     stored = _stored(store, choice)
-    if choice == "new" or stored is None or not store.trial_names():
+    if choice == "new" or stored is None or not _has_trained(store):
         return ""
     changes = differences(stored.version, version)
     if choice == "keep" and stored.source != version.source:
@@ -93,7 +93,7 @@ def admit(store: SweepStore, version: CodeVersion, *, choice: Choice | None, cod
     if reason := refusal(store, version, choice):
         raise UserError(reason)
     stored = _stored(store, choice)
-    is_begun = bool(store.trial_names())
+    is_begun = _has_trained(store)
     if stored is None or not is_begun:
         if is_begun and choice != "new":
             log.warning("%s: begun before sources were stored; the present one counts as its own", store.folder)
@@ -109,6 +109,12 @@ def admit(store: SweepStore, version: CodeVersion, *, choice: Choice | None, cod
         log.warning("what cannot be kept has changed since %s: %s", stored.since, _shown(changes))
     if version.data.keys() - stored.data.keys():  # the spec has gained some
         write_stored_code(store, replace(stored, data={**version.data, **stored.data}))
+
+
+def _has_trained(store: SweepStore) -> bool:
+    """Whether anything is there that a source has computed. Trials that failed before an epoch may run with another."""
+    folders = [store.trial_paths(number_of(name), name.partition("-")[2]) for name in store.trial_names()]
+    return any(paths.metrics.exists() or paths.checkpoint.exists() for paths in folders)
 
 
 def _stored(store: SweepStore, choice: Choice | None) -> StoredCode | None:

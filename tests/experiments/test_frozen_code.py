@@ -15,7 +15,7 @@ from experiments import frozen_code
 from experiments.code_version import CodeVersion, Part, present_version
 from experiments.errors import UserError
 from experiments.frozen_code import SNAPSHOT, Choice, admit, generation, refusal, run_stored_source
-from experiments.store import SweepStore
+from experiments.store import SweepStore, append_metrics
 from experiments.stored_code import read_stored_code, store_code, write_stored_code
 
 VERSION = present_version([])
@@ -37,7 +37,8 @@ def store(tmp_path: Path) -> SweepStore:
 
 
 def begin(store: SweepStore) -> None:
-    store.create_trial(0, "ab" * 32, {})
+    """A trial has come to the end of an epoch."""
+    append_metrics(store.create_trial(0, "ab" * 32, {}).paths, {"epoch": 1, "duration_s": 1.0})
 
 
 @pytest.fixture
@@ -61,6 +62,23 @@ def outdate(store: SweepStore) -> None:
     stored = read_stored_code(store)
     assert stored is not None
     write_stored_code(store, replace(stored, files=OTHER_SOURCE.files, source=OTHER_SOURCE.source))
+
+
+class TestWhereNothingWasTrained:
+    """Trials failed at once, by a bug say, which is mended now."""
+
+    def test_the_present_source_becomes_the_sweeps(self, store: SweepStore) -> None:
+        store_code(store, VERSION, generation="")
+        trial = store.create_trial(0, "ab" * 32, {})
+        assert refusal(store, OTHER_SOURCE, None) == ""
+        outdate(store)
+        assert generation(store, VERSION, "new") == ""
+        admit(store, VERSION, choice=None, code="")
+        stored = read_stored_code(store)
+        assert stored is not None
+        assert stored.source == VERSION.source
+        trial.paths.checkpoint.mkdir()
+        assert "training.py changed" in refusal(store, OTHER_SOURCE, None)
 
 
 class TestRefusal:
