@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.sampled_block import SampledBlock
+from experiments.sealed import opened, sealed
 from experiments.spec import SweepSpec
 from experiments.store import StoredTrial, SweepStore
 from experiments.sweep_plan import drawn_before, next_draw, search_plans, stored_configuration
@@ -190,9 +191,10 @@ class TestDrawnBefore:
         folder.put(spec.blocks[0], 0.25, draw=0)
         folder.put(spec.blocks[0], 0.5, draw=1)
         for trial in folder.trials[:2]:
-            file = json.loads(trial.paths.config.read_text())
+            file = opened(json.loads(trial.paths.config.read_text()))
+            assert file is not None
             file["config"] = changed(file["config"], change)
-            trial.paths.config.write_text(json.dumps(file))
+            trial.paths.config.write_text(json.dumps(sealed(file)))
         assert rates(spec, folder) == [[0.5]]
         assert [stored_configuration(trial) for trial in folder.trials[:2]] == [None, None]
         assert stored_configuration(folder.trials[2]) == configuration(
