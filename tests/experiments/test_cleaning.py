@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_calls import KilledError, kill_before
 from trained_folders import kinds, trained
 
 import runner
@@ -329,10 +330,6 @@ class TestShared:
         assert {str(path): path.read_bytes() for path in other.folder.rglob("*") if path.is_file()} == before
 
 
-class _KilledError(BaseException):
-    """Stands for SIGKILL at this instant."""
-
-
 @pytest.mark.parametrize(
     "options",
     [CleaningOptions(weights="best", pruned=True), TestDropped.OPTIONS],
@@ -350,10 +347,10 @@ def test_killed_between_any_two_file_operations(
         shutil.rmtree(store.folder)
         shutil.copytree("copy", store.folder)
         with monkeypatch.context() as patch:
-            _kill_before(call, patch)
+            kill_before(call, "replace", "rename", "unlink", "rmdir", patch=patch)
             try:
                 clean(Path("tiny.yaml"), options)
-            except _KilledError:
+            except KilledError:
                 pass
             else:
                 break
@@ -369,23 +366,6 @@ def test_killed_between_any_two_file_operations(
         assert left(store) == expected
         assert records(store) == expected_records
     assert call > 10
-
-
-def _kill_before(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = 0
-
-    def killing(original: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > call:
-                raise _KilledError
-            return original(*arguments, **options)
-
-        return operation
-
-    for name in ("replace", "rename", "unlink", "rmdir"):
-        monkeypatch.setattr(os, name, killing(getattr(os, name)))
 
 
 class TestFaults:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from killed_calls import KilledError, kill_before
 
 from wsol.checkpoint import CheckpointError, is_weights_alone, keep_weights, load, load_latest, save, weights_size
 from wsol.checkpoint_files import PENDING
@@ -187,28 +188,6 @@ def test_a_file_of_another_name_or_kind_is_refused(tmp_path: Path) -> None:
         load(path)
 
 
-class _KilledError(BaseException):
-    """Stands for SIGKILL at this instant: only the test catches it."""
-
-
-def _kill_before(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file operation with this number, counted from 0, is not done any more, nor is any after it."""
-    calls = 0
-
-    def killing(original: Callable[..., Any]) -> Callable[..., Any]:
-        def operation(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > call:
-                raise _KilledError
-            return original(*arguments, **options)
-
-        return operation
-
-    for name in ("fsync", "replace", "unlink"):
-        monkeypatch.setattr(os, name, killing(getattr(os, name)))
-
-
 def _trained(folder: Path) -> None:
     """Two checkpoints with as much optimizer as model."""
     for number in (1, 2):
@@ -256,8 +235,8 @@ class TestWeightsAlone:
     ) -> None:
         _trained(tmp_path)
         with monkeypatch.context() as patch:
-            _kill_before(call, patch)
-            with pytest.raises(_KilledError, match="^$"):
+            kill_before(call, "fsync", "replace", "unlink", patch=patch)
+            with pytest.raises(KilledError, match="^$"):
                 keep_weights(tmp_path)
         assert _weight(tmp_path) == 2.0
         assert not caplog.records, "no file is broken at any instant"
@@ -268,7 +247,7 @@ class TestWeightsAlone:
 
     def test_there_is_no_other_file_operation(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _trained(tmp_path)
-        _kill_before(10, monkeypatch)
+        kill_before(10, "fsync", "replace", "unlink", patch=monkeypatch)
         keep_weights(tmp_path)
 
     def test_a_damaged_last_step_keeps_everything(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -285,8 +264,10 @@ class TestWeightsAlone:
     ) -> None:
         _trained(tmp_path)
         with monkeypatch.context() as patch:
-            _kill_before(7, patch)  # they have their name; the checkpoint is still there
-            with pytest.raises(_KilledError, match="^$"):
+            kill_before(
+                7, "fsync", "replace", "unlink", patch=patch
+            )  # they have their name; the checkpoint is still there
+            with pytest.raises(KilledError, match="^$"):
                 keep_weights(tmp_path)
         (weights,) = tmp_path.glob("weights-*")
         _flip_a_bit(weights)
