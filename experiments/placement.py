@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -13,19 +13,48 @@ class Slot:
     """One place for one trial.
 
     Attributes:
-        index: 0-based, and what the terminal calls it.
+        index: 0-based, different for all slots of a sweep, and what the terminal calls it.
         visible_devices: the value of CUDA_VISIBLE_DEVICES for an attempt here; empty: CPU only.
         threads: CPU threads an attempt may use.
+        cores: to which an attempt here is bound; empty: it may run on any.
+        node: the machine that it is on, where there are several; empty: this one.
+        gpu_name: what the terminal calls the GPU, such as its position; empty: as CUDA_VISIBLE_DEVICES does.
     """
 
     index: int
     visible_devices: str
     threads: int
+    cores: tuple[int, ...] = ()
+    node: str = ""
+    gpu_name: str = ""
+
+    @property
+    def device(self) -> str:
+        """The key of the device that it is a share of: slots of one device have the same memory."""
+        return f"{self.node}/{self.visible_devices or 'cpu'}"
 
     @property
     def label(self) -> str:
         """For people."""
-        return f"gpu {self.visible_devices}" if self.visible_devices else f"cpu {self.index}"
+        where = f"gpu {self.gpu_name or self.visible_devices}" if self.visible_devices else f"cpu {self.index}"
+        return f"{where} of {self.node}" if self.node else where
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a device's memory is like at a moment.
+
+    Attributes:
+        total_bytes: it has.
+        used_bytes: by all processes, whoever started them.
+        by_process: bytes of the process ids that use it; None where the system does not tell.
+        utilisation: share of the last moments in which it computed, 0 to 1; None where nobody tells.
+    """
+
+    total_bytes: int
+    used_bytes: int
+    by_process: Mapping[int, int] | None = None
+    utilisation: float | None = None
 
 
 class SlotPool:

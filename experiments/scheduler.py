@@ -190,7 +190,7 @@ class Scheduler:
                     self._watchdog.expect(event.number, event.next_within_s)
                 elif isinstance(event, EpochDone):
                     self._epoch_done(event)
-                else:
+                elif isinstance(event, AttemptEnded):
                     self._attempt_ended(event)
             self._end_what_hangs()
 

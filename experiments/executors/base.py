@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from experiments.footprint import Usage
 from experiments.placement import Slot
 from experiments.spec_document import KeepCheckpoints
 
@@ -22,6 +23,7 @@ class AttemptRequest:
         images_at_a_time: at most so many go through the model at once; None: as many as the config says.
         keep_checkpoints: what stays of them once the trial is complete.
         code: what the attempt is to run, see `CodeVersion.of_trial`; empty: nobody asks.
+        memory_bytes: of its GPU, at most; None: as much as there is.
     """
 
     number: int
@@ -33,6 +35,7 @@ class AttemptRequest:
     images_at_a_time: int | None = None
     keep_checkpoints: KeepCheckpoints = "weights"
     code: str = ""
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,19 @@ class SignOfLife:
 
     number: int
     next_within_s: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the attempt has taken so far. Later ones of the same attempt are never smaller in bytes."""
+
+    number: int
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class SlotsChanged:
+    """`Executor.slots` are others than before: machines came or went. What ran on those that went has ended."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,7 @@ class AttemptError:
     """The traceback."""
 
 
-Event = EpochDone | SignOfLife | AttemptEnded
+Event = EpochDone | SignOfLife | Measured | AttemptEnded | SlotsChanged
 
 
 class Executor(Protocol):
@@ -91,7 +107,9 @@ class Executor(Protocol):
     - Not thread-safe: one thread calls it.
     """
 
-    slots: Sequence[Slot]
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """Where attempts may run now. They change only within `wait`, which says so by `SlotsChanged`."""
 
     def launch(self, request: AttemptRequest) -> None:
         """Starts an attempt."""

@@ -1,0 +1,21 @@
+"""What trials take of a machine: memory and time, as attempts measure it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an attempt has taken so far.
+
+    Attributes:
+        device_bytes: peak of the GPU memory of its process; 0 on the CPU.
+        host_bytes: peak of the main memory of its process and its loader processes, pages shared with others
+            counted by their share; 0 where that is not known.
+        step_s: median seconds of a training step, loading included; 0 before there was one.
+    """
+
+    device_bytes: int
+    host_bytes: int
+    step_s: float
