@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 from experiments.final_stage import best_configuration, by_configuration, held_back_by
+from experiments.footprint import Footprints, Shape, shape_of
 from experiments.ledger import Ledger
 from experiments.search import BlockSearch, related_points
 from experiments.spec import SweepSpec
@@ -13,18 +13,20 @@ from experiments.store import StoredTrial
 from experiments.sweep_plan import drawn_before, next_draw, search_plans, stored_configuration
 from experiments.trial import TrialPlan
 from experiments.view import configuration_text
+from experiments.waiting import Waiting
 
 
 class Agenda:
     """The trials of a sweep in the order in which they start.
 
-    The first are those that the spec lists, in its order, then what samplers draw, block after block, each as late as
-    it can be, so that the sampler knows as much as it can.
+    The first are those that the spec lists, the longest first as far as that is known, then what samplers draw, block
+    after block, each as late as it can be, so that the sampler knows as much as it can.
     """
 
     def __init__(self, spec: SweepSpec, ledger: Ledger) -> None:
         self._spec, self._ledger = spec, ledger
-        self._waiting: deque[TrialPlan] = deque()
+        self._waiting = Waiting()
+        self._shapes: dict[Shape, Shape] = {}
         self._final_left = len(spec.final_seeds)
         self._winner: TrialPlan | None = None
         self.plans: dict[str, TrialPlan] = {}
@@ -66,20 +68,41 @@ class Agenda:
         corners = self._spec.corners[len(self._spec.plans) :] if any(b.open_budget for b in self._blocks) else ()
         return [*self._waiting, *corners]
 
-    def next_plan(
-        self, choose: Callable[[Sequence[TrialPlan]], TrialPlan] = lambda waiting: waiting[0]
-    ) -> TrialPlan | None:
-        """The next trial to start; None where none is left, but for those that are running.
+    def candidates(self, known: Footprints) -> list[TrialPlan]:
+        """The next trial of each shape, the one first that should start first; none where nothing is left to start.
 
         Args:
-            choose: takes one of the trials that wait, at least one, in the order in which they would start.
+            known: of what trials cost.
         """
         while not self._waiting:
             if not self._draw():
-                return None
-        plan = choose(self._waiting)
+                return []
+        return self._waiting.heads(known)
+
+    def heads(self, known: Footprints) -> list[TrialPlan]:
+        """The same without asking a sampler for more."""
+        return self._waiting.heads(known)
+
+    def take(self, plan: TrialPlan) -> None:
+        """A trial that waits starts, or will never do."""
         self._waiting.remove(plan)
-        return plan
+
+    def shape(self, plan: TrialPlan) -> Shape:
+        """Of a trial that waits."""
+        return self._waiting.shape(plan)
+
+    def is_waiting(self, plan: TrialPlan) -> bool:
+        """Whether it is known and not started by this run yet."""
+        return plan in self._waiting
+
+    def work_s(self, known: Footprints) -> tuple[float, float] | None:
+        """See `Waiting.work_s`; what is not chosen yet is taken to cost the mean."""
+        work, mean = self._waiting.work_s(known), known.mean_epoch_s()
+        if work is None or mean is None or not self.plans:
+            return None
+        unchosen = self.total - len(self.plans)
+        each = mean * next(iter(self.plans.values())).config.train.epochs
+        return work[0] + unchosen * each, max(work[1], each if unchosen else 0.0)
 
     def exhausted(self) -> list[str]:
         """A line for each sampled block whose space had fewer configurations left than it was to try."""
@@ -140,4 +163,12 @@ class Agenda:
                 self.configurations.setdefault(plan.configuration, []).append(plan)
             self._ledger.reconcile(plan)
             if plan.signature not in self._ledger.known.results:
-                self._waiting.append(plan)
+                self._waiting.add(plan, self._shape(plan), epochs_left=self._epochs_left(plan))
+
+    def _shape(self, plan: TrialPlan) -> Shape:
+        trial = self._ledger.trial(plan)
+        shape = shape_of(plan.config.model_dump(mode="json"), trial.images_at_a_time if trial is not None else None)
+        return self._shapes.setdefault(shape, shape)  # one object for all trials of a shape
+
+    def _epochs_left(self, plan: TrialPlan) -> int:
+        return max(1, plan.config.train.epochs - (self._ledger.known.last_epoch(plan.signature) or 0))

@@ -32,8 +32,8 @@ class DeviceMonitor(Protocol):
         """
 
     @contextmanager
-    def claims(self) -> Iterator[Claims]:
-        """While it lasts, no other sweep of this machine can promise memory."""
+    def claims(self) -> Iterator[Claims | None]:
+        """While it lasts, no other sweep of this machine can promise memory. None: it could not be had in time."""
 
 
 class Claims(Protocol):

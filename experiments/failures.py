@@ -89,6 +89,13 @@ def classify(ended: AttemptEnded, *, hung: bool = False) -> FailureKind:
     return FailureKind.OUT_OF_MEMORY if name == "SIGKILL" and ended.oom_kills else FailureKind.KILLED
 
 
+def ran_out_of_gpu_memory(ended: AttemptEnded) -> bool:
+    """Whether an attempt said that a GPU had no memory left for it; main memory is another matter."""
+    error = ended.error
+    of_gpu = error is not None and any(name in error.message for name in ("CUDA", "CUBLAS", "CUDNN"))
+    return of_gpu and classify(ended) is FailureKind.OUT_OF_MEMORY
+
+
 def next_step(failures: Sequence[Failure], *, max_attempts: int, can_halve: bool) -> NextStep:
     """What follows after the last of a trial's failures.
 

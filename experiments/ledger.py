@@ -6,6 +6,7 @@ crash came between.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -79,7 +80,10 @@ class Ledger:
         self.stored = self._read_folders()
         """What was there at the start."""
         self._trials = {trial.signature: trial for trial in self.stored}
-        self._next_number = 1 + max([*self._in_study, *(number_of(name) for name in store.trial_names())], default=-1)
+        used = {*self._in_study, *(number_of(name) for name in store.trial_names())}
+        self._free_numbers = (number for number in itertools.count() if number not in used)
+        self._numbers: dict[str, int] = {}
+        """Of trials that have no folder yet, by signature."""
 
     @property
     def folder(self) -> Path:
@@ -101,11 +105,17 @@ class Ledger:
         return plan.stage == "search" and (trial is None or trial.may_be_pruned)
 
     def reconcile(self, plan: TrialPlan) -> None:
-        """Brings folder, study and memory to one state; looks in other sweeps for a trial that has no folder."""
+        """Brings folder, study and memory to one state; looks in other sweeps for a trial that has no folder.
+
+        One that has none gets its number here, so that numbers follow the order in which trials become known, and not
+        the one in which they start, which depends on how long others take.
+        """
         trial = self.trial(plan) or self._mended_by(plan)
         if trial is not None:
             self._reconcile(plan, trial, self._in_study.get(trial.number))
-        elif self._library is not None and (found := self._library.find(plan)) is not None:
+            return
+        self._number(plan)
+        if self._library is not None and (found := self._library.find(plan)) is not None:
             self._adopt(plan, found)
 
     def take_up(self, plan: TrialPlan) -> StoredTrial:
@@ -113,7 +123,7 @@ class Ledger:
         trial = self.trial(plan)
         if trial is None:
             config = plan.config.model_dump(mode="json")
-            number = self._take_number()
+            number = self._number(plan)
             code = self.code_of(plan.config)
             trial = self._patiently(
                 lambda: self._store.create_trial(
@@ -221,7 +231,7 @@ class Ledger:
 
     def _adopt(self, plan: TrialPlan, found: StoredTrial) -> None:
         """A trial that another sweep has finished."""
-        number = self._take_number()
+        number = self._number(plan)
         trial = self._patiently(lambda: self._store.adopt(number, found, stage=plan.stage, draw=plan.draw))
         result = read_result(trial)
         assert result is not None, f"{trial.paths.folder} was adopted with its result"
@@ -251,9 +261,10 @@ class Ledger:
         if self.best is None or self._sign * value > self._sign * self.best.value:
             self.best = Best(number=self._trials[plan.signature].number, value=value, plan=plan)
 
-    def _take_number(self) -> int:
-        number, self._next_number = self._next_number, self._next_number + 1
-        return number
+    def _number(self, plan: TrialPlan) -> int:
+        if plan.signature not in self._numbers:
+            self._numbers[plan.signature] = next(self._free_numbers)
+        return self._numbers[plan.signature]
 
     def _tell(self, trial: StoredTrial, result: TrialResult) -> None:
         self._patiently(lambda: self._tell_study(trial, result))

@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+RESERVE = 0.05
+"""Share of a device's memory that is never promised: drivers, contexts and fragments take some."""
+PROBE_SHARE = 0.25
+"""Of a GPU's memory at least so much must be free to try what a trial needs. It has what is free and no more, so what
+runs there already is safe from it; and no GPU has to be emptied for it.
+"""
+FOREIGN_SHARE = 0.05
+"""On an otherwise empty GPU other processes may hold so much (a screen does), and a trial that needs all may try."""
+SETTLE_LOOKS = 20
+"""So often a device is looked at for the memory of a trial that ended, before it is taken to be somebody else's."""
+UNKNOWN_HOST_BYTES = 3 * 2**29
+"""What a trial is promised of main memory before one like it was measured: 1.5 GiB."""
 
 
 @dataclass(frozen=True)
@@ -57,61 +71,313 @@ class Reading:
     utilisation: float | None = None
 
 
-class SlotPool:
-    """Which slots are free, and which device is to be had alone.
+@dataclass(frozen=True)
+class Need:
+    """What a trial asks of a device.
+
+    Attributes:
+        device_bytes: of a GPU's memory, margin included; None: nobody knows yet.
+        more_than: bytes of a GPU's memory that were too little.
+        is_measured: whether a trial like it is just being seen to; it need not be tried elsewhere.
+        host_bytes: of main memory, on a device without a GPU; None: nobody knows yet.
+        alone: on a device where nothing else of this sweep runs.
+    """
+
+    device_bytes: int | None = None
+    more_than: int = 0
+    is_measured: bool = False
+    host_bytes: int | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial is to run.
+
+    Attributes:
+        promised_bytes: of the device's memory, which nobody else is promised; None where memory is not known.
+        is_share: whether the device has more than that.
+    """
+
+    slot: Slot
+    promised_bytes: int | None = None
+    is_share: bool = False
+
+
+@dataclass
+class _Tenant:
+    """A trial on a device."""
+
+    promised: int = 0
+    used: int = 0
+    shuts: bool = False
+    """Nothing else of the sweep may start here: it is alone, or a probe."""
+    is_probe: bool = False
+
+
+@dataclass
+class _Device:
+    """A device with what runs on it.
+
+    Attributes:
+        tenants: by the index of the slot.
+        of_others: what other sweeps were promised here and do not use yet.
+        is_stale: whether a trial has ended since its memory was last read.
+        settles_to: bytes that others used when a trial ended here; None once no more is used than that.
+        looks: at the device since then.
+    """
+
+    key: str
+    is_gpu: bool
+    free: deque[Slot] = field(default_factory=deque)
+    tenants: dict[int, _Tenant] = field(default_factory=dict)
+    reading: Reading | None = None
+    of_others: int = 0
+    is_stale: bool = False
+    settles_to: int | None = None
+    looks: int = 0
+
+    @property
+    def is_shut(self) -> bool:
+        return any(tenant.shuts for tenant in self.tenants.values())
+
+    @property
+    def usable(self) -> int:
+        """Bytes that trials may have of the device in all."""
+        assert self.reading is not None
+        return int(self.reading.total_bytes * (1 - RESERVE))
+
+    @property
+    def available(self) -> int:
+        """Bytes that can be promised to one more trial."""
+        assert self.reading is not None
+        promised = sum(max(tenant.promised, tenant.used) for tenant in self.tenants.values())
+        return self.usable - self.foreign - self.of_others - promised
+
+    @property
+    def foreign(self) -> int:
+        """Bytes that others use, or trials that have just ended."""
+        assert self.reading is not None
+        return max(0, self.reading.used_bytes - sum(tenant.used for tenant in self.tenants.values()))
+
+    def look(self, reading: Reading) -> None:
+        """Its memory is read."""
+        self.reading, self.is_stale = reading, False
+        self.looks += 1
+        if self.settles_to is not None and (
+            self.foreign <= self.settles_to + FOREIGN_SHARE * reading.total_bytes or self.looks >= SETTLE_LOOKS
+        ):
+            self.settles_to = None
+
+    def leave(self, slot: Slot) -> None:
+        """What runs in a slot has ended; its memory may be free a little later."""
+        before = self.foreign if self.reading is not None else 0
+        del self.tenants[slot.index]
+        self.free.append(slot)
+        if self.reading is not None:
+            self.is_stale, self.looks = True, 0
+            self.settles_to = before if self.settles_to is None else self.settles_to
+
+
+class Placement:
+    """Which trial may run where, by what it needs and by what devices have. Never promises memory that is not there.
+
+    Memory counts on devices that `observe` was told of. On others the number of slots is all that limits.
 
     Args:
-        slots: all there are, at least one.
+        slots: all there are.
     """
 
     def __init__(self, slots: Sequence[Slot]) -> None:
-        self._free = deque(slots)
-        self._busy: Counter[str] = Counter({slot.visible_devices: 0 for slot in slots})
-        self._reserved: str | None = None
-        self._closed: set[str] = set()
+        self._devices: dict[str, _Device] = {}
+        self._with_free: dict[str, _Device] = {}
+        """Those with a free slot, the one first that has been asked least recently."""
+        self._slots: dict[int, Slot] = {}
+        self._reserved: dict[Hashable, str] = {}
+        self.set_slots(slots)
+
+    @property
+    def size(self) -> int:
+        """Slots in all."""
+        return len(self._slots)
+
+    def set_slots(self, slots: Sequence[Slot]) -> None:
+        """Machines came or went. What ran on a slot that is gone ends, and gives nothing back."""
+        present = {slot.index: slot for slot in slots}
+        for index in self._slots.keys() - present.keys():
+            device = self._devices[self._slots[index].device]
+            device.tenants.pop(index, None)
+            device.free = deque(slot for slot in device.free if slot.index != index)
+        for index in present.keys() - self._slots.keys():
+            slot = present[index]
+            device = self._devices.setdefault(slot.device, _Device(slot.device, is_gpu=bool(slot.visible_devices)))
+            device.free.append(slot)
+        self._slots = present
+        kept = {slot.device for slot in slots}
+        self._devices = {key: device for key, device in self._devices.items() if key in kept}
+        self._with_free = {key: device for key, device in self._devices.items() if device.free}
+        self._reserved = {asker: key for asker, key in self._reserved.items() if key in kept}
+
+    def observe(self, readings: Mapping[str, Reading], of_others: Mapping[str, int] = MappingProxyType({})) -> None:
+        """What devices are like now. One that could be read before and cannot any more takes no trial until it can.
+
+        Args:
+            of_others: bytes that other sweeps were promised and do not use yet.
+        """
+        for key, device in self._devices.items():
+            if (reading := readings.get(key)) is not None:
+                device.look(reading)
+            elif device.reading is not None:
+                device.is_stale = True
+            device.of_others = of_others.get(key, 0)
 
     def has_room(self) -> bool:
-        """Whether `take` would give a slot."""
-        return self._next() is not None
+        """Whether a slot is free on a device that is open; memory may forbid it nevertheless."""
+        reserved = set(self._reserved.values())
+        return any(not device.is_shut and key not in reserved for key, device in self._with_free.items())
 
-    def take(self) -> Slot | None:
-        """A slot, the one that has been free longest; None where there is none."""
-        slot = self._next()
-        if slot is not None:
-            self._occupy(slot)
-        return slot
+    def place(self, need: Need, asker: Hashable = None) -> Place | None:
+        """A slot for a trial; None where there is none now.
 
-    def take_alone(self) -> Slot | None:
-        """A slot of a device on which nothing runs, and nothing will until it is given back.
+        Of the devices that have room it takes the one on which least runs, of these the one that is left with the
+        least memory, of these the one that was asked least recently.
 
-        Where there is none, the device on which least runs is kept free from now on: ask again.
+        Args:
+            asker: whom a device may be reserved for.
         """
-        open_devices = [device for device in self._busy if device not in self._closed]
-        if not open_devices:
+        own = self._reserved.get(asker)
+        others = set(self._reserved.values()) - {own}
+        fitting = [device for key, device in self._with_free.items() if key not in others and _fits(device, need)]
+        if own is not None:
+            fitting = [device for device in fitting if device.key == own] or fitting
+        if not fitting:
             return None
-        device = self._reserved if self._reserved is not None else min(open_devices, key=self._busy.__getitem__)
-        if self._busy[device]:
-            self._reserved = device
-            return None
-        self._reserved = None
-        slot = next(slot for slot in self._free if slot.visible_devices == device)
-        self._occupy(slot)
-        self._closed.add(device)
-        return slot
+        device = min(fitting, key=lambda one: (len(one.tenants), one.available if one.reading is not None else 0))
+        self._reserved.pop(asker, None)
+        return self._take(device, need)
+
+    def reserve(self, need: Need, asker: Hashable) -> None:
+        """Keeps a device free from now on until `place` has found a slot for `asker`: the one with most to give.
+
+        That is the one with most memory left, or on which least runs where it must be alone or memory is not known.
+        """
+        taken = set(self._reserved.values())
+        able = [
+            device
+            for device in self._devices.values()
+            if device.key not in taken and not any(one.shuts and not one.is_probe for one in device.tenants.values())
+        ]
+        able = [device for device in able if _could_fit(device, need)] or able
+        if able and asker not in self._reserved:
+            self._reserved[asker] = min(able, key=lambda one: _taken(one, need)).key
+
+    def forget(self, asker: Hashable) -> None:
+        """Nothing is kept free for `asker` any more."""
+        self._reserved.pop(asker, None)
+
+    def measured(self, slot: Slot, used: int, promised: int | None) -> None:
+        """A trial has been seen to take so much. A probe lets others in.
+
+        Args:
+            promised: what it, and others like it, may grow to.
+        """
+        tenant = self._tenant(slot)
+        if tenant is None:
+            return
+        tenant.used = max(tenant.used, used)
+        if promised is not None and (tenant.is_probe or not tenant.shuts):
+            tenant.promised = promised if tenant.is_probe else max(promised, tenant.promised)
+            tenant.shuts = tenant.is_probe = False
 
     def give_back(self, slot: Slot) -> None:
-        """The trial in a slot has ended."""
-        self._free.append(slot)
-        self._busy[slot.visible_devices] -= 1
-        self._closed.discard(slot.visible_devices)
+        """The trial in a slot has ended. Its device is used again once a reading shows that its memory is free."""
+        device = self._devices.get(slot.device)
+        if device is not None and slot.index in device.tenants:
+            device.leave(slot)
+            self._with_free.pop(slot.device, None)
+            self._with_free[slot.device] = device
 
-    def _next(self) -> Slot | None:
-        shut = {*self._closed, self._reserved}
-        return next((slot for slot in self._free if slot.visible_devices not in shut), None)
+    def promises(self) -> dict[str, tuple[int, int]]:
+        """Bytes promised and bytes used of each device whose memory is known."""
+        return {
+            key: (
+                sum(max(tenant.promised, tenant.used) for tenant in device.tenants.values()),
+                sum(tenant.used for tenant in device.tenants.values()),
+            )
+            for key, device in self._devices.items()
+            if device.reading is not None and device.tenants
+        }
 
-    def _occupy(self, slot: Slot) -> None:
-        self._free.remove(slot)
-        self._busy[slot.visible_devices] += 1
+    def capacity(self, need: Need) -> int:
+        """How many such trials could run at the same time, if nothing else did."""
+        return sum(_capacity(device, need) for device in self._devices.values())
+
+    def _tenant(self, slot: Slot) -> _Tenant | None:
+        device = self._devices.get(slot.device)
+        return device.tenants.get(slot.index) if device is not None else None
+
+    def _take(self, device: _Device, need: Need) -> Place:
+        slot = device.free.popleft()
+        if not device.free:
+            del self._with_free[device.key]
+        if device.reading is None:
+            device.tenants[slot.index] = _Tenant(shuts=need.alone)
+            return Place(slot)
+        asked = _asked(device, need)
+        is_probe = asked is None and not need.alone
+        takes_all = asked is None or need.alone
+        promised = max(0, device.available) if takes_all else min(asked or 0, max(0, device.available))
+        is_share = promised < device.usable * (1 - FOREIGN_SHARE)
+        device.tenants[slot.index] = _Tenant(promised=promised, shuts=takes_all, is_probe=is_probe)
+        return Place(slot, promised, is_share)
+
+
+def _asked(device: _Device, need: Need) -> int | None:
+    """Bytes that a trial asks of a device; None: unknown, so nothing else may start there while it shows them."""
+    if device.is_gpu:
+        return need.device_bytes
+    return need.host_bytes if need.host_bytes is not None else UNKNOWN_HOST_BYTES
+
+
+def _fits(device: _Device, need: Need) -> bool:
+    if not device.free or device.is_shut or device.is_stale or (need.alone and device.tenants):
+        return False
+    if device.reading is None:
+        return True
+    if not device.is_gpu and not device.tenants:
+        return True  # how much main memory there is, is never quite known: something always runs
+    asked = _asked(device, need)
+    if asked is None:
+        least = max(PROBE_SHARE * device.reading.total_bytes, need.more_than + 1)
+        has_some = device.available >= least and not need.is_measured
+        return device.settles_to is None and (has_some or _is_empty(device))
+    return device.available >= asked or _is_empty(device)  # where a trial needs more than any GPU has, it may try
+
+
+def _taken(device: _Device, need: Need) -> tuple[int, int]:
+    """How far a device is from being free for a trial."""
+    if need.alone or device.reading is None:
+        return len(device.tenants), 0
+    return 0, -device.available
+
+
+def _is_empty(device: _Device) -> bool:
+    """Whether a trial would have all of a GPU, but for what other processes hold nearly everywhere (a screen)."""
+    return not device.tenants and device.available >= device.usable * (1 - FOREIGN_SHARE)
+
+
+def _could_fit(device: _Device, need: Need) -> bool:
+    """Whether a trial would fit if nothing of this sweep ran there."""
+    asked = _asked(device, need)
+    return device.reading is None or asked is None or device.usable >= asked
+
+
+def _capacity(device: _Device, need: Need) -> int:
+    slots = len(device.free) + len(device.tenants)
+    asked = _asked(device, need)
+    if device.reading is None or not asked:
+        return slots
+    return min(slots, max(1, device.usable // asked))
 
 
 def gpu_slots(gpus: Sequence[str], *, cores: int) -> list[Slot]:

@@ -9,12 +9,22 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from experiments.agenda import Agenda
 from experiments.common_fault import CommonFault
+from experiments.device_monitor import DeviceMonitor
 from experiments.disk_space import Pause, paused_text
-from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Executor, SignOfLife
+from experiments.executors.base import (
+    AttemptEnded,
+    AttemptRequest,
+    EpochDone,
+    Event,
+    Executor,
+    Measured,
+    SignOfLife,
+    SlotsChanged,
+)
 from experiments.failures import (
     FAULTS_OF_THE_CODE,
     Failure,
@@ -23,11 +33,16 @@ from experiments.failures import (
     classify,
     describe,
     next_step,
+    ran_out_of_gpu_memory,
 )
+from experiments.footprint import Footprints
 from experiments.ledger import Ledger
-from experiments.placement import Slot, SlotPool
+from experiments.live_trial import LiveTrial, goes_on
+from experiments.packing import Asker, Packing, left_s
+from experiments.placement import Place
+from experiments.pruned import PrunedConfigurations
 from experiments.spec import SweepSpec
-from experiments.store import StoredTrial, TrialResult, read_result
+from experiments.store import TrialResult, read_result
 from experiments.trial import TrialPlan, TrialState
 from experiments.view import Counts, View
 from experiments.watchdog import Watchdog
@@ -48,41 +63,13 @@ class StopRequest:
     """Running trials end at once; their checkpoints are what is kept."""
 
 
-@dataclass
-class _Live:
-    """A trial that this run of the command works on.
-
-    Attributes:
-        attempts_before: in earlier runs of the command.
-        launch: number of its present attempt among all launches of this run.
-        got_on: whether its present attempt has reported an epoch.
-        failures: of its attempts in this run.
-    """
-
-    plan: TrialPlan
-    trial: StoredTrial
-    attempts_before: int
-    attempts_now: int = 0
-    launch: int = 0
-    got_on: bool = False
-    failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def attempts(self) -> int:
-        return self.attempts_before + self.attempts_now
-
-    @property
-    def images_at_a_time(self) -> int:
-        """Most that go through the model at once."""
-        train, evaluate = self.plan.config.train, self.plan.config.evaluate
-        return self.trial.images_at_a_time or max(train.batch_size, evaluate.batch_size)
-
-
 class Scheduler:
     """Runs every trial of a spec that is not finished.
 
     Args:
         stop: may ask for the end at any time.
+        monitor: tells of the memory of devices; None: the slots are all that limits.
+        known: what trials cost, from those that ran before.
         clock: in seconds.
     """
 
@@ -94,6 +81,8 @@ class Scheduler:
         executor: Executor,
         view: View,
         stop: StopRequest | None = None,
+        monitor: DeviceMonitor | None = None,
+        known: Footprints | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec, self._ledger = spec, ledger
@@ -101,24 +90,21 @@ class Scheduler:
         self._stop = stop or StopRequest()
         self._clock = clock
         self._agenda = Agenda(spec, ledger)
-        self._slots = SlotPool(executor.slots)
+        self._known = known or Footprints()
+        self._packing = Packing(executor.slots, known=self._known, monitor=monitor)
         self._watchdog = Watchdog(clock)
         self._pause = Pause(ledger.folder, clock=clock)
         self._common_fault = CommonFault()
         self._launches = 0
-        self._live: dict[int, _Live] = {}
-        self._slot_of: dict[int, Slot] = {}
-        self._retries: deque[_Live] = deque()
-        self._retries_alone: deque[_Live] = deque()
-        self._pruned: dict[str, str] = {}
-        """Configurations that are pruned, with the reason."""
+        self._live: dict[int, LiveTrial] = {}
+        self._retries: deque[LiveTrial] = deque()
+        self._pruned = PrunedConfigurations(spec.pruner, self._agenda, ledger)
         self._stopping: float | None = None
         """When running trials were asked to stop."""
         self.gave_up = False
         """Whether something is left that this run of the command could not do, though nobody stopped it."""
         self._no_more = False
         """Whether nothing may start any more, since what started failed alike."""
-        self._recall_pruned()
 
     @property
     def total(self) -> int:
@@ -183,27 +169,34 @@ class Scheduler:
         while True:
             self._fill_slots()
             self._pass_on_stop()
-            if not self._slot_of and (self._is_ending or not self._pause.is_on):
+            if not self._live and (self._is_ending or not self._pause.is_on):
                 return
             for event in self._executor.wait(WAIT_S):
-                if isinstance(event, SignOfLife):
-                    self._watchdog.expect(event.number, event.next_within_s)
-                elif isinstance(event, EpochDone):
-                    self._epoch_done(event)
-                elif isinstance(event, AttemptEnded):
-                    self._attempt_ended(event)
+                self._take_in(event)
             self._end_what_hangs()
+
+    def _take_in(self, event: Event) -> None:
+        if isinstance(event, SignOfLife):
+            self._watchdog.expect(event.number, event.next_within_s)
+        elif isinstance(event, EpochDone):
+            self._epoch_done(event)
+        elif isinstance(event, Measured):
+            self._packing.measured(self._live[event.number].plan.signature, event.usage)
+        elif isinstance(event, SlotsChanged):
+            self._packing.set_slots(self._executor.slots)
+        else:
+            self._attempt_ended(event)
 
     def _pass_on_stop(self) -> None:
         """Tells the executor what is asked for. A signal handler may not: it can come in the midst of a launch."""
         if self._is_ending and self._stopping is None:
-            if self._slot_of:
+            if self._live:
                 self._view.message("stopping: running trials save and end (the signal again: they end at once)")
             self._stopping = self._clock()
-            for number in self._slot_of:
+            for number in self._live:
                 self._executor.stop(number)
         if self._stop.now or (self._stopping is not None and self._clock() >= self._stopping + STOP_WITHIN_S):
-            for number in self._slot_of:
+            for number in self._live:
                 self._executor.kill(number)
 
     def _end_what_hangs(self) -> None:
@@ -217,45 +210,73 @@ class Scheduler:
         if self._pause.may_end():
             self._view.message("there is room again: going on")
         while not self._pause.is_on and not self._is_ending:
-            if self._retries_alone and (slot := self._slots.take_alone()) is not None:
-                self._launch_alone(self._retries_alone.popleft(), slot)
-            elif self._slots.has_room() and (live := self._next_live()) is not None:
-                slot = self._slots.take()
-                assert slot is not None, "has_room said so"
-                self._launch(live, slot)
-            else:
+            self._settle_pruned()
+            chosen = self._choose()
+            for live, place in chosen:
+                self._launch(live, place)
+            if not chosen:
                 return
 
-    def _launch_alone(self, live: _Live, slot: Slot) -> None:
-        if self._is_pruned(live.plan):  # while it waited for a device to itself
-            self._slots.give_back(slot)
-            self._finish_pruned(live)
-        else:
-            self._launch(live, slot)
+    def _choose(self) -> list[tuple[LiveTrial, Place]]:
+        """The trials that start now, each with its place."""
+        may_start = self._packing.has_room() and bool(self._retries or self._agenda.candidates(self._known))
+        if not may_start and not any(live.is_alone for live in self._retries) and not self._packing.must_publish():
+            return []
+        chosen: list[tuple[LiveTrial | TrialPlan, Place]] = []
+        with self._packing.looking() as may_place:
+            while may_place and (one := self._next_with_place()) is not None:
+                chosen.append(one)
+        return [(self._begun(one) if isinstance(one, TrialPlan) else one, place) for one, place in chosen]
 
-    def _next_live(self) -> _Live | None:
-        """The next trial to launch. One whose configuration was pruned meanwhile ends here, before it begins."""
-        while True:
-            live = self._retries.popleft() if self._retries else self._begun()
-            if live is None or not self._is_pruned(live.plan):
-                return live
-            self._finish_pruned(live)
-
-    def _begun(self) -> _Live | None:
-        plan = self._agenda.next_plan(self._common_fault.next_of)
-        if plan is None:
+    def _next_with_place(self) -> tuple[LiveTrial | TrialPlan, Place] | None:
+        """A trial that starts now: one that starts again, before all those that need a device alone, else a new one."""
+        retries = sorted(self._retries, key=lambda live: not live.is_alone)
+        plans = self._heads() if self._packing.has_room() else []
+        found = self._packing.first_that_fits(
+            [
+                *(Asker(live.plan.signature, live.shape, alone=live.is_alone) for live in retries),
+                *(Asker(plan.signature, self._agenda.shape(plan)) for plan in plans),
+            ]
+        )
+        if found is None:
             return None
-        trial = self._ledger.take_up(plan)
-        return _Live(plan=plan, trial=trial, attempts_before=self._ledger.attempts(trial))
+        position, place = found
+        if position < len(retries):
+            self._retries.remove(retries[position])
+            return retries[position], place
+        plan = plans[position - len(retries)]
+        self._agenda.take(plan)
+        return plan, place
 
-    def _launch(self, live: _Live, slot: Slot) -> None:
+    def _heads(self) -> list[TrialPlan]:
+        """Trials that may start next, in order; what tells a common fault from another comes alone."""
+        if self._common_fault.count and (waiting := self._agenda.waiting):
+            return [self._common_fault.next_of(waiting)]
+        return self._agenda.heads(self._known)
+
+    def _begun(self, plan: TrialPlan) -> LiveTrial:
+        trial = self._ledger.take_up(plan)
+        return LiveTrial(plan=plan, trial=trial, attempts_before=self._ledger.attempts(trial))
+
+    def _settle_pruned(self) -> None:
+        """Trials whose configuration was pruned while they waited end here, before they begin."""
+        for live in [live for live in self._retries if live.plan in self._pruned]:
+            self._retries.remove(live)
+            self._packing.forget(live.plan.signature)
+            self._finish_pruned(live)
+        for plan in self._pruned.unsettled():
+            self._agenda.take(plan)
+            self._packing.forget(plan.signature)
+            self._finish_pruned(self._begun(plan))
+
+    def _launch(self, live: LiveTrial, place: Place) -> None:
         live.attempts_now += 1
         self._launches += 1
         live.launch, live.got_on = self._launches, False
         number = live.trial.number
         self._ledger.record_attempt(live.trial, live.attempts)
-        self._live[number], self._slot_of[number] = live, slot
-        self._view.launched(number, live.plan, slot, live.attempts)
+        self._live[number] = live
+        self._view.launched(number, live.plan, place.slot, live.attempts)
         self._watchdog.started(number)
         self._executor.launch(
             AttemptRequest(
@@ -264,10 +285,11 @@ class Scheduler:
                 attempt=live.attempts,
                 config=live.plan.config.model_dump(mode="json"),
                 folder=live.trial.paths.folder,
-                slot=slot,
+                slot=place.slot,
                 images_at_a_time=live.trial.images_at_a_time,
                 keep_checkpoints=self._spec.resources.keep_checkpoints,
                 code=self._ledger.code_of(live.plan.config),
+                memory_bytes=place.promised_bytes if place.slot.visible_devices else None,
             )
         )
 
@@ -278,65 +300,42 @@ class Scheduler:
             live.got_on = True
             self._common_fault.worked(live.launch)
             self._pause.got_on()
+        if duration_s := event.row.get("duration_s"):
+            self._known.note_epoch(live.shape, duration_s)
         self._ledger.known.report(plan.signature, event.row)
         self._view.epoch(event.number, plan, event.row)
-        if (reason := self._stop_reason(plan)) is not None:
-            self._pruned[plan.configuration] = reason
-            self._ledger.record_decision(plan, reason)
+        if self._pruned.prunes(plan):
             for number, live in self._live.items():
-                if live.plan.configuration == plan.configuration and self._is_pruned(live.plan):
+                if live.plan.configuration == plan.configuration and live.plan in self._pruned:
                     self._executor.stop(number)
 
-    def _stop_reason(self, plan: TrialPlan) -> str | None:
-        """Why the pruner stops a trial's configuration after what the trial reported last; None where it does not."""
-        epoch = self._ledger.known.last_epoch(plan.signature)
-        if self._spec.pruner is None or epoch is None or epoch >= plan.config.train.epochs:
-            return None
-        if plan.configuration in self._pruned or not self._ledger.may_be_pruned(plan):
-            return None
-        return self._ledger.known.stop_reason(self._spec.pruner, plan, epoch, self._agenda.configurations)
-
-    def _is_pruned(self, plan: TrialPlan) -> bool:
-        return plan.configuration in self._pruned and self._ledger.may_be_pruned(plan)
-
-    def _recall_pruned(self) -> None:
-        """What was pruned before, what was to be, and what should have been when a crash came between.
-
-        What was reported last and not decided on gives the decision that it would have given then.
-        """
-        for plan in self._agenda.plans.values():
-            result = self._ledger.known.results.get(plan.signature)
-            if result is not None and result.state is TrialState.PRUNED:
-                self._pruned.setdefault(plan.configuration, result.stop_reason)
-            elif self._ledger.may_be_pruned(plan) and (decided := self._ledger.decided_before(plan)):
-                self._pruned.setdefault(plan.configuration, decided)
-        for plan in self._agenda.waiting:
-            if (reason := self._stop_reason(plan)) is not None:
-                self._pruned[plan.configuration] = reason
-
-    def _finish_pruned(self, live: _Live) -> None:
-        reason = self._pruned[live.plan.configuration]
+    def _finish_pruned(self, live: LiveTrial) -> None:
+        reason = self._pruned.reason(live.plan)
         self._ledger.finish(live.plan, TrialState.PRUNED, reason, attempts=live.attempts)
         self._view.ended(live.trial.number, live.plan, f"pruned: {reason}", failed=False)
 
     def _attempt_ended(self, ended: AttemptEnded) -> None:
         """What an attempt left decides: a result ends the trial; without one the kind of failure does."""
         live = self._live.pop(ended.number)
-        self._slots.give_back(self._slot_of.pop(ended.number))
         hung = self._watchdog.ended(ended.number)
         result = read_result(live.trial)
+        ran_out = result is None and ran_out_of_gpu_memory(ended)
+        had_a_share = ran_out and self._packing.had_too_little(live.plan.signature)
+        self._packing.ended(live.plan.signature)
         if result is not None:
             self._complete(live, result)
-        elif self._is_pruned(live.plan):
+        elif live.plan in self._pruned:
             self._finish_pruned(live)
         elif self._stopping is not None:
             self._view.ended(ended.number, live.plan, "stopped; it continues with the same command", failed=False)
         else:
-            self._after_failure(live, ended, hung=hung)
+            self._after_failure(live, ended, classify(ended, hung=hung), had_a_share=had_a_share)
         self._show_progress()
 
-    def _complete(self, live: _Live, result: TrialResult) -> None:
+    def _complete(self, live: LiveTrial, result: TrialResult) -> None:
         self._ledger.note(live.plan, result)
+        if result.epochs:
+            self._known.note_trial(live.shape, epochs=result.epochs, duration_s=result.duration_s)
         value = result.metrics.get(self._spec.objective.metric)
         shown = "undefined" if value is None else f"{value:.4f}"
         text = (
@@ -344,9 +343,17 @@ class Scheduler:
         )
         self._view.ended(live.trial.number, live.plan, text, failed=False)
 
-    def _after_failure(self, live: _Live, ended: AttemptEnded, *, hung: bool) -> None:
-        """The trial goes on as another attempt, now or later, or it has failed."""
-        kind = classify(ended, hung=hung)
+    def _after_failure(self, live: LiveTrial, ended: AttemptEnded, kind: FailureKind, *, had_a_share: bool) -> None:
+        """The trial goes on as another attempt, now or later, or it has failed.
+
+        Args:
+            had_a_share: it ran out of memory, but of a device that has more: that it was given too little, is not its
+                failure.
+        """
+        if had_a_share:
+            self._retries.append(live)
+            self._view.ended(ended.number, live.plan, "starts again, with more memory", failed=False)
+            return
         if kind is FailureKind.INTERRUPTED:
             kind = FailureKind.KILLED  # nobody here asked for it: a batch system told the attempt
         live.failures.append(Failure(kind, got_on=live.got_on))
@@ -355,9 +362,9 @@ class Scheduler:
             self._fail(live, ended, kind)
         else:
             self._take_up_later(live, step)
-            self._view.ended(ended.number, live.plan, f"{_goes_on(live, step)}: {_reason(ended, kind)}", failed=False)
+            self._view.ended(ended.number, live.plan, f"{goes_on(live, step)}: {_reason(ended, kind)}", failed=False)
 
-    def _take_up_later(self, live: _Live, step: NextStep) -> None:
+    def _take_up_later(self, live: LiveTrial, step: NextStep) -> None:
         if step is NextStep.LATER:
             self.gave_up = True
         elif step is NextStep.WHEN_THERE_IS_ROOM:
@@ -370,9 +377,10 @@ class Scheduler:
         else:
             if step is NextStep.FEWER_AT_A_TIME:
                 live.trial = self._ledger.limit_images_at_a_time(live.plan, live.images_at_a_time // 2)
-            self._retries_alone.append(live)
+            live.is_alone = True
+            self._retries.append(live)
 
-    def _fail(self, live: _Live, ended: AttemptEnded, kind: FailureKind) -> None:
+    def _fail(self, live: LiveTrial, ended: AttemptEnded, kind: FailureKind) -> None:
         log = live.trial.paths.log
         self._view.ended(ended.number, live.plan, f"failed ({kind}): {_reason(ended, kind)}; see {log}", failed=True)
         self._ledger.finish(live.plan, TrialState.FAIL, kind, attempts=live.attempts)
@@ -407,21 +415,20 @@ class Scheduler:
             total=self.total,
             finished=len(results),
             failed=sum(result.state is TrialState.FAIL for result in results.values()),
-            running=len(self._slot_of),
+            running=len(self._live),
+            left_s=self._left_s(),
         )
 
-
-def _goes_on(live: _Live, step: NextStep) -> str:
-    """What follows for a trial, for people."""
-    if step is NextStep.ALONE:
-        return "starts again, alone on its device"
-    if step is NextStep.FEWER_AT_A_TIME:
-        return f"starts again, alone on its device, {live.images_at_a_time} images at a time"
-    if step is NextStep.WHEN_THERE_IS_ROOM:
-        return "waits for room"
-    if step is NextStep.LATER:
-        return f"ended {len(live.failures)} times without getting on and is left; it continues with the same command"
-    return "starts again"
+    def _left_s(self) -> float | None:
+        """Seconds until all is over, about; None where nothing is known."""
+        mean = self._known.mean_epoch_s() or 0.0
+        running = [
+            (live.plan.config.train.epochs - (self._ledger.known.last_epoch(live.plan.signature) or 0))
+            * (self._known.epoch_s(live.shape) or mean)
+            for live in self._live.values()
+        ]
+        shapes = {self._agenda.shape(plan) for plan in self._agenda.heads(self._known)}
+        return left_s(self._agenda.work_s(self._known), running, self._packing.parallel(shapes))
 
 
 def _reason(ended: AttemptEnded, kind: FailureKind) -> str:

@@ -15,12 +15,17 @@ from experiments.trial import TrialPlan
 
 @dataclass(frozen=True)
 class Counts:
-    """Where the sweep's trials are."""
+    """Where the sweep's trials are.
+
+    Attributes:
+        left_s: seconds until all are finished, about; None where nothing is known.
+    """
 
     total: int
     finished: int
     failed: int
     running: int
+    left_s: float | None = None
 
     @property
     def waiting(self) -> int:

@@ -8,6 +8,7 @@ import pytest
 from sweep_folders import METRIC, Sweep, finished, result
 
 from experiments.agenda import Agenda
+from experiments.footprint import Footprints
 from experiments.ledger import Ledger
 from experiments.spec import SweepSpec
 from experiments.store import read_config, write_result
@@ -50,9 +51,18 @@ def agenda_of(spec: SweepSpec, sweep: Sweep) -> tuple[Agenda, Ledger]:
     return Agenda(spec, ledger), ledger
 
 
+def next_plan(agenda: Agenda) -> TrialPlan | None:
+    """The trial that starts next, where nothing is known of what trials cost."""
+    plans = agenda.candidates(Footprints())
+    if not plans:
+        return None
+    agenda.take(plans[0])
+    return plans[0]
+
+
 def started(agenda: Agenda, ledger: Ledger) -> Iterator[TrialPlan]:
     """The next trials, each of which gets its folder."""
-    while (plan := agenda.next_plan()) is not None:
+    while (plan := next_plan(agenda)) is not None:
         ledger.take_up(plan)
         yield plan
 
@@ -88,9 +98,9 @@ class TestOrder:
         """The sampler is to know as much as it can."""
         agenda, _ = agenda_of(load(SPEC), sweep)
         for _ in range(6):
-            agenda.next_plan()
+            next_plan(agenda)
         assert {block_of(plan) for plan in agenda.plans.values()} == {"listed 0.2", "listed 0.1", "listed 0.9"}
-        agenda.next_plan()
+        next_plan(agenda)
         assert [block_of(plan) for plan in agenda.waiting] == ["lr"]
 
     def test_a_restart_goes_on_with_what_was_begun(self, load: Load, sweep: Sweep) -> None:

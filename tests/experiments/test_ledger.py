@@ -121,7 +121,7 @@ class TestReconcile:
         known = sweep.study().trials()[0]
         assert (known.state, known.stop_reason) == (TrialState.FAIL, f"{METRIC} is undefined on this split")
 
-    def test_numbers_go_on_after_the_largest_of_study_and_folders(
+    def test_a_new_trial_has_the_smallest_number_that_neither_study_nor_folders_have(
         self, sweep: Sweep, plans: tuple[TrialPlan, ...]
     ) -> None:
         study = sweep.study()
@@ -130,7 +130,7 @@ class TestReconcile:
         sweep.folder_of(plans[1], 4)
         ledger = sweep.ledger()
         assert ledger.take_up(plans[1]).number == 4
-        assert ledger.take_up(plans[2]).number == 10
+        assert ledger.take_up(plans[2]).number == 0
 
 
 class TestAgain:
