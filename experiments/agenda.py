@@ -163,7 +163,8 @@ class Agenda:
                 self.configurations.setdefault(plan.configuration, []).append(plan)
             self._ledger.reconcile(plan)
             if plan.signature not in self._ledger.known.results:
-                self._waiting.add(plan, self._shape(plan), epochs_left=self._epochs_left(plan))
+                is_begun = self._ledger.trial(plan) is not None
+                self._waiting.add(plan, self._shape(plan), epochs_left=self._epochs_left(plan), is_begun=is_begun)
 
     def _shape(self, plan: TrialPlan) -> Shape:
         trial = self._ledger.trial(plan)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from experiments.footprint import Footprints, Shape
 from experiments.trial import TrialPlan
 
-_Group = tuple[Shape, int]
-"""A shape, and the epochs that are left to train: what the trials of a group have yet to cost is the same."""
+_Group = tuple[Shape, int, bool]
+"""A shape, the epochs that are left to train, and whether trials were begun: what they have yet to cost is the same."""
 
 
 class Waiting:
@@ -36,9 +36,9 @@ class Waiting:
     def __contains__(self, plan: TrialPlan) -> bool:
         return plan.signature in self._group_of
 
-    def add(self, plan: TrialPlan, shape: Shape, *, epochs_left: int) -> None:
+    def add(self, plan: TrialPlan, shape: Shape, *, epochs_left: int, is_begun: bool = False) -> None:
         """A trial that is not among them."""
-        group = (shape, epochs_left)
+        group = (shape, epochs_left, is_begun)
         self._groups.setdefault(group, OrderedDict())[plan.signature] = plan
         self._group_of[plan.signature] = group
         self._position[plan.signature] = self._added
@@ -54,8 +54,9 @@ class Waiting:
     def heads(self, known: Footprints) -> list[TrialPlan]:
         """The next trial of each group, the one first that should start first.
 
-        A trial of a shape that is new comes before all others, since what it shows orders the rest; then those that
-        take longest, so that none begins when all else is over. Of equal ones the one first that was added first.
+        Trials that were begun go on before others begin. Then come those of shapes that are new, since what they show
+        orders the rest, then those that take longest, so that none begins when all else is over. Of equal ones the one
+        first that was added first.
         """
         firsts = [(group, next(iter(plans.values()))) for group, plans in self._groups.items()]
         return [plan for _, plan in sorted(firsts, key=lambda pair: self._rank(pair[0], pair[1], known))]
@@ -65,13 +66,15 @@ class Waiting:
         if (mean := known.mean_epoch_s()) is None:
             return None
         total = longest = 0.0
-        for (shape, epochs_left), plans in self._groups.items():
+        for (shape, epochs_left, _), plans in self._groups.items():
             each = epochs_left * (known.epoch_s(shape) or mean)
             total += each * len(plans)
             longest = max(longest, each)
         return total, longest
 
-    def _rank(self, group: _Group, plan: TrialPlan, known: Footprints) -> tuple[bool, float, int]:
-        shape, epochs_left = group
+    def _rank(self, group: _Group, plan: TrialPlan, known: Footprints) -> tuple[bool, bool, float, int]:
+        shape, epochs_left, is_begun = group
+        if is_begun:
+            return False, False, 0.0, self._position[plan.signature]
         epoch_s = known.epoch_s(shape) or known.mean_epoch_s() or 1.0
-        return not known.is_new(shape), -epoch_s * epochs_left, self._position[plan.signature]
+        return True, not known.is_new(shape), -epoch_s * epochs_left, self._position[plan.signature]

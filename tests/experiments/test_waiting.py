@@ -75,6 +75,13 @@ def test_epochs_that_are_left_count(plans: tuple[TrialPlan, ...]) -> None:
     assert order(waiting, known(a=1.0)) == [plans[i] for i in (5, 1, 3, 2, 0, 4)]
 
 
+def test_what_was_begun_goes_on_first(plans: tuple[TrialPlan, ...]) -> None:
+    waiting = Waiting()
+    for index, shape, epochs in ((0, A, 5), (1, B, 5), (2, C, 5), (3, A, 1), (4, B, 2)):
+        waiting.add(plans[index], shape, epochs_left=epochs, is_begun=index in (1, 3, 4))
+    assert order(waiting, known(a=9.0, b=1.0)) == [plans[i] for i in (1, 3, 4, 2, 0)]
+
+
 def test_work(plans: tuple[TrialPlan, ...]) -> None:
     waiting = Waiting()
     for plan, shape in zip(plans[:3], [A, A, B], strict=True):
