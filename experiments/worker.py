@@ -1,4 +1,4 @@
-"""What runs in an attempt's process: set the device, call wsol, write the result. The only door to torch.
+"""What runs in an attempt's process: set the device, call wsol, write the result. The door to torch.
 
 Imported by the scheduler for the names of its messages, so torch is imported inside functions.
 """
@@ -6,24 +6,21 @@ Imported by the scheduler for the names of its messages, so torch is imported in
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
-import logging
 import math
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from experiments.child_process import failure_kind, lead_a_session, one_line
 from experiments.code_version import REPOSITORY, source_of
 from experiments.executors.base import AttemptError, AttemptRequest, EpochDone, SignOfLife
-from experiments.failures import FailureKind, kind_of_error
 from experiments.spec_document import KeepCheckpoints
 from experiments.store import (
     TrialPaths,
@@ -36,10 +33,9 @@ from experiments.store import (
 )
 from experiments.trial import TrialState, signature
 from experiments.watchdog import BETWEEN_STEPS_S, StepTimes
-from wsol.parent_death import STOPPING_SIGNALS, die_with_parent
+from wsol.parent_death import STOPPING_SIGNALS
 
 if TYPE_CHECKING:
-    from wsol.prediction import FoundInImage
     from wsol.training import EpochRecord
 
 STOP = "stop"
@@ -51,8 +47,6 @@ DUMP_SIGNAL = signal.Signals["SIGUSR2"] if "SIGUSR2" in signal.Signals.__members
 TELL_EVERY_S = 1.0
 """Signs of life are not sent more often, but for those that change what is expected."""
 
-_PR_SET_PDEATHSIG = 1  # Source: linux/prctl.h
-
 
 def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int) -> None:
     """The whole life of an attempt's process. Its exit code is 0 if and only if result.json is written.
@@ -62,7 +56,7 @@ def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int
             runner dies.
         parent_pid: the runner's process.
     """
-    _lead_a_session()
+    lead_a_session()
     os.environ.update(attempt_environment(request))
     paths = TrialPaths(request.folder)
     try:
@@ -74,134 +68,10 @@ def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int
             traceback.print_exc()
             sys.stderr.flush()
         with contextlib.suppress(OSError):  # the runner has gone
-            connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=traceback.format_exc()))
+            connection.send(
+                AttemptError(kind=failure_kind(error), message=one_line(error), details=traceback.format_exc())
+            )
         os._exit(1)  # whatever is broken in here must not hang the exit
-
-
-def run_preparation(configs: Sequence[Mapping[str, Any]], workers: int, connection: Connection) -> None:
-    """The whole life of the process that makes what trials share: generated data, proposals.
-
-    Args:
-        configs: of every trial that will run.
-        connection: takes `Prepared`, warnings as text, and at most one `AttemptError`.
-    """
-    _lead_a_session()
-    from wsol.build import prepare_data
-    from wsol.config import ExperimentConfig
-
-    _send_warnings("wsol.data", connection)
-    try:
-        prepare_data(
-            [ExperimentConfig.model_validate(dict(config)) for config in configs],
-            workers=workers,
-            on_progress=lambda done, total: connection.send(Prepared(done=done, total=total)),
-        )
-    except Exception as error:
-        details = traceback.format_exc()
-        connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=details))
-
-
-def run_prediction(request: PredictionRequest, connection: Connection) -> None:
-    """The whole life of the process that predicts. It writes the pictures and nothing else.
-
-    Args:
-        connection: takes one `Predicted` an image, in the order of the request, once its picture is written; warnings
-            as text, and at most one `AttemptError`.
-    """
-    _lead_a_session()
-    os.dup2(2, 1)  # the runner's output is one JSON document
-    _send_warnings("wsol", connection)
-    try:
-        _predict(request, connection)
-    except Exception as error:
-        connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=traceback.format_exc()))
-
-
-def run_shrinking(folders: Sequence[Path], dry_run: bool, connection: Connection) -> None:
-    """The whole life of the process that replaces the checkpoints of complete trials by their models' weights.
-
-    Args:
-        folders: of checkpoints.
-        dry_run: only say what would be left.
-        connection: takes one `Shrunk` a folder, or a warning as text for one that stays as it is.
-    """
-    _lead_a_session()
-    from wsol.checkpoint import keep_weights, weights_size
-
-    _send_warnings("wsol", connection)
-    for folder in folders:
-        try:
-            size = weights_size(folder) if dry_run else keep_weights(folder)
-        except Exception as error:  # torch says RuntimeError where a disk is full
-            connection.send(f"the checkpoints in {folder} could not be shrunk: {_one_line(error)}")
-        else:
-            connection.send(Shrunk(folder=folder, size=size))
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """A folder of checkpoints in which a file of weights is left, of `size` bytes."""
-
-    folder: Path
-    size: int
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Images whose proposals are there, and images in all."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class PredictionRequest:
-    """What a trial's model is to look at.
-
-    Attributes:
-        config: the resolved ExperimentConfig as plain values.
-        checkpoint: folder of the trial's checkpoints.
-        images: each with the .png file that its picture becomes.
-        top: a heat map is drawn for so many classes an image.
-        use_gpu: the first visible GPU instead of the CPU.
-    """
-
-    config: Mapping[str, Any]
-    checkpoint: Path
-    images: Sequence[tuple[Path, Path]]
-    top: int
-    use_gpu: bool
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What was found in one image, as JSON values.
-
-    Attributes:
-        class_scores: class -> score; None for one that is infinite.
-        detections: best first, each with class, score and box: x1 y1 x2 y2 in pixels, 0-based, to 2 decimals.
-    """
-
-    class_scores: Mapping[str, float | None]
-    detections: Sequence[Mapping[str, Any]]
-
-
-def _send_warnings(logger: str, connection: Connection) -> None:
-    """Warnings of a part of the code go over the pipe, and nowhere else."""
-    log = logging.getLogger(logger)
-    log.addHandler(_SendingHandler(connection))
-    log.propagate = False
-
-
-class _SendingHandler(logging.Handler):
-    """Log records as text over a pipe."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(level=logging.WARNING)
-        self._connection = connection
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._connection.send(record.getMessage())
 
 
 def attempt_environment(request: AttemptRequest) -> dict[str, str]:
@@ -213,19 +83,6 @@ def attempt_environment(request: AttemptRequest) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS. Source: pytorch.org/docs/stable/notes/randomness
     }
-
-
-def _lead_a_session() -> None:
-    """A session of its own, so that Ctrl-C reaches the runner alone; and death with the runner and the fork server.
-
-    The runner's death alone would not end the fork server, which lives as long as any of its children.
-    """
-    if hasattr(os, "setsid"):
-        os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    die_with_parent()
 
 
 def _redirect_output(paths: TrialPaths) -> None:
@@ -296,7 +153,7 @@ def _shrink_checkpoints(paths: TrialPaths, keep: KeepCheckpoints) -> None:
             remove_all(paths.checkpoint)
     except Exception as error:  # torch says RuntimeError where a disk is full
         with contextlib.suppress(OSError):  # the disk is full
-            print(f"warning: the checkpoints could not be shrunk: {_one_line(error)}", flush=True)
+            print(f"warning: the checkpoints could not be shrunk: {one_line(error)}", flush=True)
 
 
 def _code(request: AttemptRequest) -> str:
@@ -305,49 +162,6 @@ def _code(request: AttemptRequest) -> str:
 
     is_here = Path(wsol.training.__file__).resolve().parent.parent == REPOSITORY
     return request.code if is_here and request.code.startswith(source_of(REPOSITORY)[:12]) else ""
-
-
-def _predict(request: PredictionRequest, connection: Connection) -> None:
-    import torch
-
-    from wsol.config import ExperimentConfig
-    from wsol.data.images import ImageRecord, read_image
-    from wsol.pictures import draw_prediction, save_picture
-    from wsol.prediction import load_model, predict_images
-
-    config = ExperimentConfig.model_validate(dict(request.config))
-    device = torch.device("cuda:0" if request.use_gpu else "cpu")
-    trained = load_model(config, request.checkpoint, device=device)
-    records = [ImageRecord(id=image.stem, path=image) for image, _ in request.images]
-    found_in_each = predict_images(trained, records, top=request.top)
-    for record, (_, picture), found in zip(records, request.images, found_in_each, strict=True):
-        drawn = draw_prediction(
-            read_image(record),
-            found.detections,
-            trained.classes,
-            heat_maps=found.heat_maps,
-            class_scores=found.class_scores,
-            caption=f"{record.path.name} - {request.checkpoint.parent.name}",
-        )
-        save_picture(picture, drawn)
-        connection.send(_predicted(found, trained.classes))
-
-
-def _predicted(found: FoundInImage, classes: Sequence[str]) -> Predicted:
-    detections = found.detections
-    values = zip(
-        detections.labels.tolist(), detections.scores.tolist(), detections.boxes.astype(float).tolist(), strict=True
-    )
-    return Predicted(
-        class_scores={
-            name: score if math.isfinite(score) else None
-            for name, score in zip(classes, found.class_scores.tolist(), strict=True)
-        },
-        detections=[
-            {"class": classes[label], "score": score, "box": [round(corner, 2) for corner in box]}
-            for label, score, box in values
-        ],
-    )
 
 
 def _record_epoch(record: EpochRecord, number: int, paths: TrialPaths, connection: Connection) -> None:
@@ -406,30 +220,3 @@ def _stop_asked(connection: Connection) -> Callable[[], bool]:
             return True
 
     return asked
-
-
-def _kind(error: BaseException) -> FailureKind:
-    import torch
-
-    from wsol.checkpoint import CheckpointError
-    from wsol.data.images import DataError
-    from wsol.models.weights import WeightsError
-    from wsol.training import Interrupted, NonFiniteLossError
-
-    if isinstance(error, Interrupted):
-        return FailureKind.INTERRUPTED
-    if isinstance(error, NonFiniteLossError):
-        return FailureKind.NON_FINITE_LOSS
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return FailureKind.OUT_OF_MEMORY
-    if kind := kind_of_error(error):
-        return kind
-    if isinstance(error, (DataError, WeightsError, CheckpointError)):
-        return FailureKind.DATA
-    return FailureKind.ERROR
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    name = type(error).__name__
-    return f"{name}: {text}"[:500] if text else name

@@ -59,7 +59,7 @@ class TestReplacing:
     KILLED = """
 import os, signal, sys
 from pathlib import Path
-from experiments.store import write_text
+from experiments.json_file import write_text
 import wsol.atomic_file
 
 def die(*arguments, **keywords):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import wsol.training
-from experiments import worker
+from experiments import child_process, worker
 from experiments.code_version import source_of
 from experiments.executors.base import AttemptRequest
 from experiments.failures import FailureKind
@@ -120,7 +120,7 @@ def errors() -> list[tuple[BaseException, FailureKind]]:
 
 
 def test_the_kind_of_each_error() -> None:
-    kinds = [(type(error).__name__, worker._kind(error)) for error, _ in errors()]
+    kinds = [(type(error).__name__, child_process.failure_kind(error)) for error, _ in errors()]
     assert kinds == [(type(error).__name__, kind) for error, kind in errors()]
 
 
@@ -134,7 +134,7 @@ def test_the_kind_of_each_error() -> None:
     ids=["lines", "no text", "long"],
 )
 def test_an_error_on_one_line(error: BaseException, line: str) -> None:
-    assert worker._one_line(error) == line
+    assert child_process.one_line(error) == line
 
 
 class TestStop:
@@ -156,7 +156,7 @@ class TestStop:
 def test_warnings_of_the_preparation_go_over_the_pipe() -> None:
     ours, theirs = multiprocessing.Pipe(duplex=False)
     log = logging.Logger("test")
-    log.addHandler(worker._SendingHandler(theirs))
+    log.addHandler(child_process._SendingHandler(theirs))
     log.info("not this")
     log.warning("%d images", 3)
     assert ours.recv() == "3 images"
