@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from experiments.footprint import Usage, overall
 from experiments.hard_links import share_folder
 from experiments.json_file import read_json, write_json, write_text
 from experiments.sealed import opened, sealed
@@ -111,6 +112,7 @@ class TrialResult:
         reused_from: `<sweep>/<trial folder>` that it was taken from; empty where this sweep ran it.
         config: the resolved config as the attempt's process used it; empty where none got so far.
         code: what the last attempt ran, see `CodeVersion.of_trial`; empty where that is not known.
+        usage: what it took of the machine, over all attempts that finished an epoch; None where that was not measured.
     """
 
     signature: str
@@ -124,11 +126,13 @@ class TrialResult:
     reused_from: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     code: str = ""
+    usage: Usage | None = None
 
 
 _RESULT = TypeAdapter(TrialResult)
 _WITHOUT_RESULT = "continues from its checkpoint"
 _DRAW = TypeAdapter(Draw)
+_USAGE = TypeAdapter(Usage)
 
 
 @dataclass(frozen=True)
@@ -411,6 +415,11 @@ def _metrics_line(row: Mapping[str, Any]) -> str:
 def trained_s(rows: Iterable[Mapping[str, Any]]) -> float:
     """Wall seconds of the epochs of `rows`, whichever attempt ran them."""
     return round(sum(float(row["duration_s"]) for row in rows), 3)
+
+
+def usage_of(rows: Iterable[Mapping[str, Any]]) -> Usage | None:
+    """What the trial of `rows` took of the machine; None where no row tells."""
+    return overall(_USAGE.validate_python(row["usage"]) for row in rows if "usage" in row)
 
 
 def cut_metrics(paths: TrialPaths, *, epochs: int) -> None:

@@ -13,14 +13,17 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.child_process import failure_kind, lead_a_session, one_line
 from experiments.code_version import REPOSITORY, source_of
-from experiments.executors.base import AttemptError, AttemptRequest, EpochDone, SignOfLife
+from experiments.executors.base import AttemptError, AttemptRequest, EpochDone, Measured, SignOfLife
+from experiments.footprint import Usage
+from experiments.host_memory import PeakMemory
 from experiments.spec_document import KeepCheckpoints
 from experiments.store import (
     TrialPaths,
@@ -29,20 +32,25 @@ from experiments.store import (
     cut_metrics,
     read_metrics,
     trained_s,
+    usage_of,
     write_result,
 )
 from experiments.trial import TrialState, signature
+from experiments.usage_meter import UsageMeter
 from experiments.watchdog import BETWEEN_STEPS_S, StepTimes
 from wsol.parent_death import STOPPING_SIGNALS
 
 if TYPE_CHECKING:
-    from wsol.training import EpochRecord
+    from wsol.training import EpochRecord, Pass
 
 STOP = "stop"
 """The only message to an attempt: end soon, everything saved."""
 
 DUMP_SIGNAL = signal.Signals["SIGUSR2"] if "SIGUSR2" in signal.Signals.__members__ else None
 """Makes an attempt write the stacks of all its threads to its log, in the midst of anything."""
+
+REHEARSED_IMAGES = 8
+"""Evaluated before the training of a probe."""
 
 TELL_EVERY_S = 1.0
 """Signs of life are not sent more often, but for those that change what is expected."""
@@ -52,16 +60,18 @@ def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int
     """The whole life of an attempt's process. Its exit code is 0 if and only if result.json is written.
 
     Args:
-        connection: takes `EpochDone`, `SignOfLife` and at most one `AttemptError`; gives STOP. It breaks when the
-            runner dies.
+        connection: takes `EpochDone`, `SignOfLife`, `Measured` and at most one `AttemptError`; gives STOP. It breaks
+            when the runner dies.
         parent_pid: the runner's process.
     """
+    bound = _bind_to_cores(request.slot.cores)
     lead_a_session()
     os.environ.update(attempt_environment(request))
     paths = TrialPaths(request.folder)
     try:
         _redirect_output(paths)
         print(f"--- attempt {request.attempt}, process {os.getpid()} of runner {parent_pid}", flush=True)
+        print(*bound, sep="\n", end="\n" * len(bound), flush=True)
         _train(request, paths, connection)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the disk is full
@@ -75,14 +85,39 @@ def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int
 
 
 def attempt_environment(request: AttemptRequest) -> dict[str, str]:
-    """Variables of an attempt's process. They must be set before CUDA starts and before a thread pool does."""
+    """Variables of an attempt's process and of what it starts. CUDA's are in time: it starts with the first tensor.
+
+    Pools of threads are set by `fit` as well: those of libraries that the fork server has imported are there already.
+    """
     threads = str(request.slot.threads)
     return {
         "CUDA_VISIBLE_DEVICES": request.slot.visible_devices,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that numbers mean what nvidia-smi and NVML mean by them
+        "OMP_NUM_THREADS": threads,  # torch
+        "MKL_NUM_THREADS": threads,  # torch's linear algebra on x86
+        "OPENBLAS_NUM_THREADS": threads,  # that of numpy and scipy
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS. Source: pytorch.org/docs/stable/notes/randomness
     }
+
+
+def _bind_to_cores(cores: Sequence[int]) -> list[str]:
+    """Binds this process, and what it starts from now on, to some cores where the system can.
+
+    Returns:
+        A line for the log where not all of them are to be had.
+    """
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        return []
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:  # none of them is there
+        return [f"warning: not bound to cores {_listed(cores)}: {error.strerror}"]
+    missing = set(cores) - os.sched_getaffinity(0)
+    return [f"warning: cores {_listed(missing)} are not there any more"] if missing else []
+
+
+def _listed(cores: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(cores)))
 
 
 def _redirect_output(paths: TrialPaths) -> None:
@@ -100,23 +135,40 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
 
     from wsol.config import ExperimentConfig
     from wsol.detections import save_detections
+    from wsol.device_memory import peak_bytes
     from wsol.pictures import write_pictures
     from wsol.training import Watch, fit
 
     config = ExperimentConfig.model_validate(dict(request.config))
     if signature(config) != request.signature:
         raise RuntimeError(f"got a config of signature {signature(config)}; expected {request.signature}")
+    device = torch.device("cuda:0" if request.slot.visible_devices else "cpu")
     signs = _SignsOfLife(request.number, connection)
     stop_asked = _stop_asked(connection)
+    meter = UsageMeter(
+        device_bytes=lambda: peak_bytes(device), host=PeakMemory(), tell=_telling(request.number, connection)
+    )
+
+    def step_begins() -> bool:
+        signs.step()
+        meter.step_begins()
+        return stop_asked()
+
+    def pass_ends(over: Pass) -> None:
+        signs.pass_ends()
+        meter.pass_ends(over)
+
     result = fit(
         config,
         checkpoint_dir=paths.checkpoint,
-        device=torch.device("cuda:0" if request.slot.visible_devices else "cpu"),
+        device=device,
         on_resume=lambda epochs: cut_metrics(paths, epochs=epochs),
-        on_epoch=lambda record: _record_epoch(record, request.number, paths, connection),
-        watch=Watch(should_stop=lambda: signs.step() or stop_asked(), on_pass_end=signs.pass_ends),
+        on_epoch=lambda record: _record_epoch(record, meter.epoch_ends(), request.number, paths, connection),
+        watch=Watch(should_stop=step_begins, on_pass_end=pass_ends, on_trained=meter.trained),
         threads=request.slot.threads,
         images_at_a_time=request.images_at_a_time,
+        memory_bytes=request.memory_bytes,
+        rehearse=REHEARSED_IMAGES if request.probe else 0,
     )
     save_detections(paths.detections, result.detections)
     # Before the result, so that a complete trial has its pictures. What goes wrong here is the attempt's error, and
@@ -136,6 +188,7 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
             images_at_a_time=request.images_at_a_time,
             config=config.model_dump(mode="json"),
             code=_code(request),
+            usage=usage_of(rows),
         ),
     )
     _shrink_checkpoints(paths, request.keep_checkpoints)
@@ -164,7 +217,15 @@ def _code(request: AttemptRequest) -> str:
     return request.code if is_here and request.code.startswith(source_of(REPOSITORY)[:12]) else ""
 
 
-def _record_epoch(record: EpochRecord, number: int, paths: TrialPaths, connection: Connection) -> None:
+def _telling(number: int, connection: Connection) -> Callable[[Usage], None]:
+    def tell(usage: Usage) -> None:
+        with contextlib.suppress(OSError):  # the runner has gone: `_stop_asked` sees it
+            connection.send(Measured(number, usage))
+
+    return tell
+
+
+def _record_epoch(record: EpochRecord, usage: Usage, number: int, paths: TrialPaths, connection: Connection) -> None:
     """The row is on disk before anyone is told."""
     row = {
         "epoch": record.epoch,
@@ -172,6 +233,7 @@ def _record_epoch(record: EpochRecord, number: int, paths: TrialPaths, connectio
         "lr": record.lr,
         "duration_s": round(record.duration_s, 3),
         "time": round(time.time(), 3),
+        "usage": asdict(usage),
         "metrics": record.metrics,
     }
     append_metrics(paths, row)
@@ -186,10 +248,9 @@ class _SignsOfLife:
         self._times = StepTimes(time.monotonic)
         self._told_at, self._told = -math.inf, 0.0
 
-    def step(self) -> bool:
-        """Before each step. Returns False, so that it can be part of a condition."""
+    def step(self) -> None:
+        """Before each step."""
         self._tell(self._times.step())
-        return False
 
     def pass_ends(self) -> None:
         """After the last step of a pass."""
