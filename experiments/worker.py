@@ -71,7 +71,8 @@ def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int
     try:
         _redirect_output(paths)
         print(f"--- attempt {request.attempt}, process {os.getpid()} of runner {parent_pid}", flush=True)
-        print(*bound, sep="\n", end="\n" * len(bound), flush=True)
+        for line in bound:
+            print(line, flush=True)
         _train(request, paths, connection)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the disk is full
