@@ -57,7 +57,8 @@ def attempt_on(slot: Slot, folder: Path) -> dict[str, Any]:
     values = {"index": slot.index, "visible_devices": slot.visible_devices, "threads": slot.threads}
     subprocess.run(
         [sys.executable, "-c", ATTEMPT, str(folder), json.dumps(values)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "0,1,2,3", "OMP_NUM_THREADS": "64"},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "0,1,2,3", "OMP_NUM_THREADS": "64"}
+        | {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"},
         check=True,
         capture_output=True,
     )
@@ -79,7 +80,13 @@ def test_an_attempts_process(slot: Slot, devices: str, threads: str, tmp_path: P
     environment = seen["environment"]
     assert environment["CUDA_VISIBLE_DEVICES"] == devices
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == threads
+    assert environment["OPENBLAS_NUM_THREADS"] == threads
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", "whatever the runner's is"
     assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    request = AttemptRequest(number=0, signature="", attempt=1, config={}, folder=tmp_path, slot=slot)
+    checked = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG"}
+    checked |= {f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS")}
+    assert worker.attempt_environment(request).keys() == checked, "each is asserted here"
     assert seen["leads"], "a session and a process group of its own"
     assert seen["sigint_ignored"]
     assert seen["heavy"] == [], "the environment is set before torch is imported"
