@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,19 @@ class Usage:
     device_bytes: int
     host_bytes: int
     step_s: float
+
+
+def overall(usages: Iterable[Usage]) -> Usage | None:
+    """What a trial took, from what it had taken by the end of each epoch; None where that was not measured."""
+    found = list(usages)
+    if not found:
+        return None
+    steps = [usage.step_s for usage in found if usage.step_s > 0]
+    return Usage(
+        device_bytes=max(usage.device_bytes for usage in found),
+        host_bytes=max(usage.host_bytes for usage in found),
+        step_s=statistics.median(steps) if steps else 0.0,
+    )
 
 
 def shape_of(config: Mapping[str, Any], images_at_a_time: int | None = None) -> Shape:

@@ -28,6 +28,7 @@ from experiments.store import (
     read_metrics,
     read_result,
     trained_s,
+    usage_of,
     write_result,
 )
 from experiments.study import Study, StudyTrial
@@ -172,6 +173,7 @@ class Ledger:
             metrics=rows[-1]["metrics"] if rows and state is TrialState.PRUNED else {},
             epochs=len(rows),
             duration_s=trained_s(rows),
+            usage=usage_of(rows),
         )
         self._patiently(lambda: write_result(paths, result))
         self._drop_older_checkpoints(paths, result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -386,10 +387,39 @@ def gpu_slots(gpus: Sequence[str], *, cores: int) -> list[Slot]:
     return [Slot(index=index, visible_devices=gpu, threads=threads) for index, gpu in enumerate(gpus)]
 
 
-def cpu_slots(count: int | None, *, cores: int) -> list[Slot]:
-    """`count` slots (None: one a core), the cores shared evenly."""
+def cpu_slots(count: int | None, *, cores: int, usable: Sequence[int] = ()) -> list[Slot]:
+    """`count` slots (None: one a core), the cores shared evenly.
+
+    All have the same number of threads, since results depend on it: a trial's may not depend on its slot.
+
+    Args:
+        cores: how many there are.
+        usable: their numbers, to bind each slot to its share of them; empty: none is bound.
+    """
     slots = count if count is not None else cores
-    return [Slot(index=index, visible_devices="", threads=max(1, cores // slots)) for index in range(slots)]
+    threads = max(1, cores // slots)
+    return [
+        Slot(index=index, visible_devices="", threads=threads, cores=own)
+        for index, own in enumerate(deal_cores(usable, slots))
+    ]
+
+
+def deal_cores(usable: Sequence[int], slots: int) -> list[tuple[int, ...]]:
+    """Each slot's own cores: neighbours in ascending order, as evenly as can be, the first slots one more.
+
+    Where there are more slots than cores nobody gets any: bound to one core each, some trials would share one for as
+    long as they last, while others had theirs alone or had left it.
+
+    Args:
+        usable: numbers of cores, in any order; those given twice count once.
+        slots: at least 1.
+    """
+    cores = sorted(set(usable))
+    size, larger = divmod(len(cores), slots)
+    if size == 0:
+        return [()] * slots
+    ends = [size * slot + min(slot, larger) for slot in range(slots + 1)]
+    return [tuple(cores[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def planned_slots(durations: Sequence[float], *, slots: int) -> tuple[list[int], float]:

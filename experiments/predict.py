@@ -19,12 +19,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from experiments import worker
 from experiments.devices import visible_gpus
 from experiments.errors import UserError
 from experiments.executors.base import AttemptError
 from experiments.executors.local import end_session, warm_context
 from experiments.failures import FailureKind
+from experiments.prediction_process import Predicted, PredictionRequest, run_prediction
 from experiments.report.entries import entries
 from experiments.report.leaderboard import ranked
 from experiments.spec import SweepSpec
@@ -70,7 +70,7 @@ def predict(file: Path, images: Sequence[Path], options: Options) -> int:
     trial = _best_trial(spec, store) if options.trial is None else _numbered_trial(store, options.trial)
     config = _config(trial)
     _check_weights(store, trial)
-    request = worker.PredictionRequest(
+    request = PredictionRequest(
         config=config,
         checkpoint=trial.paths.checkpoint,
         images=tuple(_with_pictures(_readable(images), folder=_made(options.out or store.predictions), trial=trial)),
@@ -157,11 +157,11 @@ def _with_pictures(images: Iterable[Path], *, folder: Path, trial: StoredTrial) 
         yield image, folder / f"{name}.png"
 
 
-def _run(request: worker.PredictionRequest) -> list[Mapping[str, Any]]:
+def _run(request: PredictionRequest) -> list[Mapping[str, Any]]:
     """What was found in each image, in the order of the request."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = warm_context().Process(  # type: ignore[attr-defined]  # every concrete context has it
-        target=worker.run_prediction, args=(request, theirs), name="predict"
+        target=run_prediction, args=(request, theirs), name="predict"
     )
     process.start()
     theirs.close()
@@ -179,7 +179,7 @@ def _follow(process: BaseProcess, connection: Connection) -> list[Mapping[str, A
             message = connection.recv()
         except EOFError:
             break
-        if isinstance(message, worker.Predicted):
+        if isinstance(message, Predicted):
             found.append({"class_scores": message.class_scores, "detections": message.detections})
         elif isinstance(message, AttemptError):
             if message.kind == FailureKind.DATA:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from experiments import worker
 from experiments.errors import UserError
 from experiments.executors.base import AttemptError
 from experiments.executors.local import end_session, warm_context
 from experiments.failures import FailureKind
+from experiments.preparation_process import Prepared, run_preparation
 from experiments.trial import TrialPlan
 from experiments.view import View
 
@@ -29,7 +29,7 @@ def prepare(plans: Sequence[TrialPlan], *, workers: int, view: View) -> None:
     ours, theirs = multiprocessing.Pipe(duplex=False)
     configs = [plan.config.model_dump(mode="json") for plan in plans]
     process = warm_context().Process(  # type: ignore[attr-defined]  # every concrete context has it
-        target=worker.run_preparation, args=(configs, workers, theirs), name="prepare"
+        target=run_preparation, args=(configs, workers, theirs), name="prepare"
     )
     process.start()
     theirs.close()
@@ -46,7 +46,7 @@ def _follow(process: BaseProcess, connection: Connection, view: View) -> None:
             message = connection.recv()
         except EOFError:
             break
-        if isinstance(message, worker.Prepared):
+        if isinstance(message, Prepared):
             view.prepared(message.done, message.total, "proposals")
         elif isinstance(message, AttemptError):
             if message.kind == FailureKind.DATA:

@@ -11,9 +11,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from experiments import worker
 from experiments.executors.local import end_session, warm_context
 from experiments.report.entries import Entry
+from experiments.shrinking_process import Shrunk, run_shrinking
 from experiments.spec_document import KeepCheckpoints
 from experiments.trial import TrialState
 from wsol.checkpoint_files import checkpoint_files, remove_all
@@ -61,7 +61,7 @@ def shrink(folders: Sequence[Path], *, warn: Warn, dry_run: bool = False) -> dic
         return {}
     ours, theirs = multiprocessing.Pipe(duplex=False)
     process = warm_context().Process(  # type: ignore[attr-defined]  # every concrete context has it
-        target=worker.run_shrinking, args=(list(folders), dry_run, theirs), name="shrink"
+        target=run_shrinking, args=(list(folders), dry_run, theirs), name="shrink"
     )
     process.start()
     theirs.close()
@@ -79,7 +79,7 @@ def _follow(process: BaseProcess, connection: Connection, warn: Warn) -> dict[Pa
             message = connection.recv()
         except EOFError:
             break
-        if isinstance(message, worker.Shrunk):
+        if isinstance(message, Shrunk):
             done[message.folder] = message.size
         else:
             warn(str(message))

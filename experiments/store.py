@@ -19,10 +19,12 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from experiments.footprint import Usage, overall
 from experiments.hard_links import share_folder
+from experiments.json_file import read_json, write_json, write_text
 from experiments.sealed import opened, sealed
 from experiments.trial import Draw, Stage, TrialState
-from wsol.atomic_file import pending_file, sync_folder
+from wsol.atomic_file import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ class TrialResult:
         reused_from: `<sweep>/<trial folder>` that it was taken from; empty where this sweep ran it.
         config: the resolved config as the attempt's process used it; empty where none got so far.
         code: what the last attempt ran, see `CodeVersion.of_trial`; empty where that is not known.
+        usage: what it took of the machine, over all attempts that finished an epoch; None where that was not measured.
     """
 
     signature: str
@@ -123,11 +126,13 @@ class TrialResult:
     reused_from: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     code: str = ""
+    usage: Usage | None = None
 
 
 _RESULT = TypeAdapter(TrialResult)
 _WITHOUT_RESULT = "continues from its checkpoint"
 _DRAW = TypeAdapter(Draw)
+_USAGE = TypeAdapter(Usage)
 
 
 @dataclass(frozen=True)
@@ -287,7 +292,7 @@ def _stored_trial(folder: Path) -> StoredTrial | None:
     if name is None:
         return None
     paths = TrialPaths(folder)
-    config = _read_json(paths.config)
+    config = read_json(paths.config)
     signature = config.get("signature") if isinstance(config, dict) else None
     if not isinstance(signature, str) or signature[:8] != name[2] or not _is_draw(config.get("draw")):
         log.warning("%s: no readable config.json", folder)
@@ -343,7 +348,7 @@ def limit_images_at_a_time(trial: StoredTrial, images: int) -> StoredTrial:
 
 def read_config(trial: StoredTrial) -> Any:
     """The resolved config of a trial as plain values, not validated; None where config.json has none."""
-    values = _read_json(trial.paths.config)
+    values = read_json(trial.paths.config)
     return values.get("config") if isinstance(values, dict) else None
 
 
@@ -354,7 +359,7 @@ def write_result(paths: TrialPaths, result: TrialResult) -> None:
 
 def read_result(trial: StoredTrial) -> TrialResult | None:
     """The trial's last word, or None where it has none. A damaged file is named in a warning and counts as none."""
-    values = _read_json(trial.paths.result)
+    values = read_json(trial.paths.result)
     if values is None:
         return None
     try:
@@ -368,23 +373,6 @@ def read_result(trial: StoredTrial) -> TrialResult | None:
         log.warning("%s: belongs to another trial; this one %s", trial.paths.result, _WITHOUT_RESULT)
         return None
     return result
-
-
-def _read_json(path: Path) -> Any:
-    """The parsed file, its checksum left out; None where it is absent or, with a warning, damaged."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s: cannot be read (%s)", path, error)
-        return None
-    if not isinstance(values, dict):
-        return values
-    whole = opened(values)
-    if whole is None:
-        log.warning("%s: its checksum does not fit: the file is damaged", path)
-    return whole
 
 
 def append_metrics(paths: TrialPaths, row: Mapping[str, Any]) -> None:
@@ -429,21 +417,13 @@ def trained_s(rows: Iterable[Mapping[str, Any]]) -> float:
     return round(sum(float(row["duration_s"]) for row in rows), 3)
 
 
+def usage_of(rows: Iterable[Mapping[str, Any]]) -> Usage | None:
+    """What the trial of `rows` took of the machine; None where no row tells."""
+    return overall(_USAGE.validate_python(row["usage"]) for row in rows if "usage" in row)
+
+
 def cut_metrics(paths: TrialPaths, *, epochs: int) -> None:
     """Keeps the rows of the first `epochs` epochs: those that the checkpoint has as well."""
     rows = [row for row in read_metrics(paths) if row["epoch"] <= epochs]
     if paths.metrics.exists():
         write_text(paths.metrics, "".join(map(_metrics_line, rows)))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON that any reader takes (no NaN), atomically."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file atomically: after a crash at any instant it holds the old text or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pending_file(path.with_name(f".{path.name}.{os.getpid()}.tmp")) as pending:
-        pending.file.write(text.encode())
-        pending.publish(path.name)

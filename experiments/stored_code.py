@@ -17,8 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from experiments.code_version import REPOSITORY, CodeVersion, Part
 from experiments.environment import git
 from experiments.errors import UserError
+from experiments.json_file import write_json, write_text
 from experiments.sealed import opened, sealed
-from experiments.store import SweepStore, write_json, write_text
+from experiments.store import SweepStore
 from wsol.atomic_file import sync_folder
 
 

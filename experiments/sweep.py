@@ -25,6 +25,7 @@ from experiments.dry_run import print_dry_run
 from experiments.errors import printable
 from experiments.frozen_code import Choice, admit, generation, refusal, run_stored_source
 from experiments.input_checks import check_inputs
+from experiments.json_file import write_json, write_text
 from experiments.live_view import LiveView
 from experiments.placement import Slot, cpu_slots, gpu_slots
 from experiments.report.entries import entries, has_work_left
@@ -32,7 +33,7 @@ from experiments.report.leaderboard import write_tables
 from experiments.report.terminal import print_report
 from experiments.reuse import Library
 from experiments.spec import SweepSpec, load_spec, spec_name
-from experiments.store import SweepStore, write_json, write_text
+from experiments.store import SweepStore
 from experiments.trial import TrialState
 from experiments.view import PlainView, View
 from wsol.parent_death import STOPPING_SIGNALS

@@ -1,4 +1,4 @@
-"""What runs in an attempt's process: set the device, call wsol, write the result. The only door to torch.
+"""What runs in an attempt's process: set the device, call wsol, write the result. The door to torch.
 
 Imported by the scheduler for the names of its messages, so torch is imported inside functions.
 """
@@ -6,24 +6,24 @@ Imported by the scheduler for the names of its messages, so torch is imported in
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
-import logging
 import math
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from experiments.child_process import failure_kind, lead_a_session, one_line
 from experiments.code_version import REPOSITORY, source_of
-from experiments.executors.base import AttemptError, AttemptRequest, EpochDone, SignOfLife
-from experiments.failures import FailureKind, kind_of_error
+from experiments.executors.base import AttemptError, AttemptRequest, EpochDone, Measured, SignOfLife
+from experiments.footprint import Usage
+from experiments.host_memory import PeakMemory
 from experiments.spec_document import KeepCheckpoints
 from experiments.store import (
     TrialPaths,
@@ -32,15 +32,16 @@ from experiments.store import (
     cut_metrics,
     read_metrics,
     trained_s,
+    usage_of,
     write_result,
 )
 from experiments.trial import TrialState, signature
+from experiments.usage_meter import UsageMeter
 from experiments.watchdog import BETWEEN_STEPS_S, StepTimes
-from wsol.parent_death import STOPPING_SIGNALS, die_with_parent
+from wsol.parent_death import STOPPING_SIGNALS
 
 if TYPE_CHECKING:
-    from wsol.prediction import FoundInImage
-    from wsol.training import EpochRecord
+    from wsol.training import EpochRecord, Pass
 
 STOP = "stop"
 """The only message to an attempt: end soon, everything saved."""
@@ -48,184 +49,76 @@ STOP = "stop"
 DUMP_SIGNAL = signal.Signals["SIGUSR2"] if "SIGUSR2" in signal.Signals.__members__ else None
 """Makes an attempt write the stacks of all its threads to its log, in the midst of anything."""
 
+REHEARSED_IMAGES = 8
+"""Evaluated before the training of a probe."""
+
 TELL_EVERY_S = 1.0
 """Signs of life are not sent more often, but for those that change what is expected."""
-
-_PR_SET_PDEATHSIG = 1  # Source: linux/prctl.h
 
 
 def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int) -> None:
     """The whole life of an attempt's process. Its exit code is 0 if and only if result.json is written.
 
     Args:
-        connection: takes `EpochDone`, `SignOfLife` and at most one `AttemptError`; gives STOP. It breaks when the
-            runner dies.
+        connection: takes `EpochDone`, `SignOfLife`, `Measured` and at most one `AttemptError`; gives STOP. It breaks
+            when the runner dies.
         parent_pid: the runner's process.
     """
-    _lead_a_session()
+    bound = _bind_to_cores(request.slot.cores)
+    lead_a_session()
     os.environ.update(attempt_environment(request))
     paths = TrialPaths(request.folder)
     try:
         _redirect_output(paths)
         print(f"--- attempt {request.attempt}, process {os.getpid()} of runner {parent_pid}", flush=True)
+        for line in bound:
+            print(line, flush=True)
         _train(request, paths, connection)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the disk is full
             traceback.print_exc()
             sys.stderr.flush()
         with contextlib.suppress(OSError):  # the runner has gone
-            connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=traceback.format_exc()))
+            connection.send(
+                AttemptError(kind=failure_kind(error), message=one_line(error), details=traceback.format_exc())
+            )
         os._exit(1)  # whatever is broken in here must not hang the exit
 
 
-def run_preparation(configs: Sequence[Mapping[str, Any]], workers: int, connection: Connection) -> None:
-    """The whole life of the process that makes what trials share: generated data, proposals.
-
-    Args:
-        configs: of every trial that will run.
-        connection: takes `Prepared`, warnings as text, and at most one `AttemptError`.
-    """
-    _lead_a_session()
-    from wsol.build import prepare_data
-    from wsol.config import ExperimentConfig
-
-    _send_warnings("wsol.data", connection)
-    try:
-        prepare_data(
-            [ExperimentConfig.model_validate(dict(config)) for config in configs],
-            workers=workers,
-            on_progress=lambda done, total: connection.send(Prepared(done=done, total=total)),
-        )
-    except Exception as error:
-        details = traceback.format_exc()
-        connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=details))
-
-
-def run_prediction(request: PredictionRequest, connection: Connection) -> None:
-    """The whole life of the process that predicts. It writes the pictures and nothing else.
-
-    Args:
-        connection: takes one `Predicted` an image, in the order of the request, once its picture is written; warnings
-            as text, and at most one `AttemptError`.
-    """
-    _lead_a_session()
-    os.dup2(2, 1)  # the runner's output is one JSON document
-    _send_warnings("wsol", connection)
-    try:
-        _predict(request, connection)
-    except Exception as error:
-        connection.send(AttemptError(kind=_kind(error), message=_one_line(error), details=traceback.format_exc()))
-
-
-def run_shrinking(folders: Sequence[Path], dry_run: bool, connection: Connection) -> None:
-    """The whole life of the process that replaces the checkpoints of complete trials by their models' weights.
-
-    Args:
-        folders: of checkpoints.
-        dry_run: only say what would be left.
-        connection: takes one `Shrunk` a folder, or a warning as text for one that stays as it is.
-    """
-    _lead_a_session()
-    from wsol.checkpoint import keep_weights, weights_size
-
-    _send_warnings("wsol", connection)
-    for folder in folders:
-        try:
-            size = weights_size(folder) if dry_run else keep_weights(folder)
-        except Exception as error:  # torch says RuntimeError where a disk is full
-            connection.send(f"the checkpoints in {folder} could not be shrunk: {_one_line(error)}")
-        else:
-            connection.send(Shrunk(folder=folder, size=size))
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """A folder of checkpoints in which a file of weights is left, of `size` bytes."""
-
-    folder: Path
-    size: int
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Images whose proposals are there, and images in all."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class PredictionRequest:
-    """What a trial's model is to look at.
-
-    Attributes:
-        config: the resolved ExperimentConfig as plain values.
-        checkpoint: folder of the trial's checkpoints.
-        images: each with the .png file that its picture becomes.
-        top: a heat map is drawn for so many classes an image.
-        use_gpu: the first visible GPU instead of the CPU.
-    """
-
-    config: Mapping[str, Any]
-    checkpoint: Path
-    images: Sequence[tuple[Path, Path]]
-    top: int
-    use_gpu: bool
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """What was found in one image, as JSON values.
-
-    Attributes:
-        class_scores: class -> score; None for one that is infinite.
-        detections: best first, each with class, score and box: x1 y1 x2 y2 in pixels, 0-based, to 2 decimals.
-    """
-
-    class_scores: Mapping[str, float | None]
-    detections: Sequence[Mapping[str, Any]]
-
-
-def _send_warnings(logger: str, connection: Connection) -> None:
-    """Warnings of a part of the code go over the pipe, and nowhere else."""
-    log = logging.getLogger(logger)
-    log.addHandler(_SendingHandler(connection))
-    log.propagate = False
-
-
-class _SendingHandler(logging.Handler):
-    """Log records as text over a pipe."""
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(level=logging.WARNING)
-        self._connection = connection
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._connection.send(record.getMessage())
-
-
 def attempt_environment(request: AttemptRequest) -> dict[str, str]:
-    """Variables of an attempt's process. They must be set before CUDA starts and before a thread pool does."""
+    """Variables of an attempt's process and of what it starts. CUDA's are in time: it starts with the first tensor.
+
+    Pools of threads are set by `fit` as well: those of libraries that the fork server has imported are there already.
+    """
     threads = str(request.slot.threads)
     return {
         "CUDA_VISIBLE_DEVICES": request.slot.visible_devices,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # so that numbers mean what nvidia-smi and NVML mean by them
+        "OMP_NUM_THREADS": threads,  # torch
+        "MKL_NUM_THREADS": threads,  # torch's linear algebra on x86
+        "OPENBLAS_NUM_THREADS": threads,  # that of numpy and scipy
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS. Source: pytorch.org/docs/stable/notes/randomness
     }
 
 
-def _lead_a_session() -> None:
-    """A session of its own, so that Ctrl-C reaches the runner alone; and death with the runner and the fork server.
+def _bind_to_cores(cores: Sequence[int]) -> list[str]:
+    """Binds this process, and what it starts from now on, to some cores where the system can.
 
-    The runner's death alone would not end the fork server, which lives as long as any of its children.
+    Returns:
+        A line for the log where not all of them are to be had.
     """
-    if hasattr(os, "setsid"):
-        os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    die_with_parent()
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        return []
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:  # none of them is there
+        return [f"warning: not bound to cores {_listed(cores)}: {error.strerror}"]
+    missing = set(cores) - os.sched_getaffinity(0)
+    return [f"warning: cores {_listed(missing)} are not there any more"] if missing else []
+
+
+def _listed(cores: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(cores)))
 
 
 def _redirect_output(paths: TrialPaths) -> None:
@@ -243,23 +136,40 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
 
     from wsol.config import ExperimentConfig
     from wsol.detections import save_detections
+    from wsol.device_memory import peak_bytes
     from wsol.pictures import write_pictures
     from wsol.training import Watch, fit
 
     config = ExperimentConfig.model_validate(dict(request.config))
     if signature(config) != request.signature:
         raise RuntimeError(f"got a config of signature {signature(config)}; expected {request.signature}")
+    device = torch.device("cuda:0" if request.slot.visible_devices else "cpu")
     signs = _SignsOfLife(request.number, connection)
     stop_asked = _stop_asked(connection)
+    meter = UsageMeter(
+        device_bytes=lambda: peak_bytes(device), host=PeakMemory(), tell=_telling(request.number, connection)
+    )
+
+    def step_begins() -> bool:
+        signs.step()
+        meter.step_begins()
+        return stop_asked()
+
+    def pass_ends(over: Pass) -> None:
+        signs.pass_ends()
+        meter.pass_ends(over)
+
     result = fit(
         config,
         checkpoint_dir=paths.checkpoint,
-        device=torch.device("cuda:0" if request.slot.visible_devices else "cpu"),
+        device=device,
         on_resume=lambda epochs: cut_metrics(paths, epochs=epochs),
-        on_epoch=lambda record: _record_epoch(record, request.number, paths, connection),
-        watch=Watch(should_stop=lambda: signs.step() or stop_asked(), on_pass_end=signs.pass_ends),
+        on_epoch=lambda record: _record_epoch(record, meter.epoch_ends(), request.number, paths, connection),
+        watch=Watch(should_stop=step_begins, on_pass_end=pass_ends, on_trained=meter.trained),
         threads=request.slot.threads,
         images_at_a_time=request.images_at_a_time,
+        memory_bytes=request.memory_bytes,
+        rehearse=REHEARSED_IMAGES if request.probe else 0,
     )
     save_detections(paths.detections, result.detections)
     # Before the result, so that a complete trial has its pictures. What goes wrong here is the attempt's error, and
@@ -279,6 +189,7 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
             images_at_a_time=request.images_at_a_time,
             config=config.model_dump(mode="json"),
             code=_code(request),
+            usage=usage_of(rows),
         ),
     )
     _shrink_checkpoints(paths, request.keep_checkpoints)
@@ -296,7 +207,7 @@ def _shrink_checkpoints(paths: TrialPaths, keep: KeepCheckpoints) -> None:
             remove_all(paths.checkpoint)
     except Exception as error:  # torch says RuntimeError where a disk is full
         with contextlib.suppress(OSError):  # the disk is full
-            print(f"warning: the checkpoints could not be shrunk: {_one_line(error)}", flush=True)
+            print(f"warning: the checkpoints could not be shrunk: {one_line(error)}", flush=True)
 
 
 def _code(request: AttemptRequest) -> str:
@@ -307,50 +218,15 @@ def _code(request: AttemptRequest) -> str:
     return request.code if is_here and request.code.startswith(source_of(REPOSITORY)[:12]) else ""
 
 
-def _predict(request: PredictionRequest, connection: Connection) -> None:
-    import torch
+def _telling(number: int, connection: Connection) -> Callable[[Usage], None]:
+    def tell(usage: Usage) -> None:
+        with contextlib.suppress(OSError):  # the runner has gone: `_stop_asked` sees it
+            connection.send(Measured(number, usage))
 
-    from wsol.config import ExperimentConfig
-    from wsol.data.images import ImageRecord, read_image
-    from wsol.pictures import draw_prediction, save_picture
-    from wsol.prediction import load_model, predict_images
-
-    config = ExperimentConfig.model_validate(dict(request.config))
-    device = torch.device("cuda:0" if request.use_gpu else "cpu")
-    trained = load_model(config, request.checkpoint, device=device)
-    records = [ImageRecord(id=image.stem, path=image) for image, _ in request.images]
-    found_in_each = predict_images(trained, records, top=request.top)
-    for record, (_, picture), found in zip(records, request.images, found_in_each, strict=True):
-        drawn = draw_prediction(
-            read_image(record),
-            found.detections,
-            trained.classes,
-            heat_maps=found.heat_maps,
-            class_scores=found.class_scores,
-            caption=f"{record.path.name} - {request.checkpoint.parent.name}",
-        )
-        save_picture(picture, drawn)
-        connection.send(_predicted(found, trained.classes))
+    return tell
 
 
-def _predicted(found: FoundInImage, classes: Sequence[str]) -> Predicted:
-    detections = found.detections
-    values = zip(
-        detections.labels.tolist(), detections.scores.tolist(), detections.boxes.astype(float).tolist(), strict=True
-    )
-    return Predicted(
-        class_scores={
-            name: score if math.isfinite(score) else None
-            for name, score in zip(classes, found.class_scores.tolist(), strict=True)
-        },
-        detections=[
-            {"class": classes[label], "score": score, "box": [round(corner, 2) for corner in box]}
-            for label, score, box in values
-        ],
-    )
-
-
-def _record_epoch(record: EpochRecord, number: int, paths: TrialPaths, connection: Connection) -> None:
+def _record_epoch(record: EpochRecord, usage: Usage, number: int, paths: TrialPaths, connection: Connection) -> None:
     """The row is on disk before anyone is told."""
     row = {
         "epoch": record.epoch,
@@ -358,6 +234,7 @@ def _record_epoch(record: EpochRecord, number: int, paths: TrialPaths, connectio
         "lr": record.lr,
         "duration_s": round(record.duration_s, 3),
         "time": round(time.time(), 3),
+        "usage": asdict(usage),
         "metrics": record.metrics,
     }
     append_metrics(paths, row)
@@ -372,10 +249,9 @@ class _SignsOfLife:
         self._times = StepTimes(time.monotonic)
         self._told_at, self._told = -math.inf, 0.0
 
-    def step(self) -> bool:
-        """Before each step. Returns False, so that it can be part of a condition."""
+    def step(self) -> None:
+        """Before each step."""
         self._tell(self._times.step())
-        return False
 
     def pass_ends(self) -> None:
         """After the last step of a pass."""
@@ -406,30 +282,3 @@ def _stop_asked(connection: Connection) -> Callable[[], bool]:
             return True
 
     return asked
-
-
-def _kind(error: BaseException) -> FailureKind:
-    import torch
-
-    from wsol.checkpoint import CheckpointError
-    from wsol.data.images import DataError
-    from wsol.models.weights import WeightsError
-    from wsol.training import Interrupted, NonFiniteLossError
-
-    if isinstance(error, Interrupted):
-        return FailureKind.INTERRUPTED
-    if isinstance(error, NonFiniteLossError):
-        return FailureKind.NON_FINITE_LOSS
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return FailureKind.OUT_OF_MEMORY
-    if kind := kind_of_error(error):
-        return kind
-    if isinstance(error, (DataError, WeightsError, CheckpointError)):
-        return FailureKind.DATA
-    return FailureKind.ERROR
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    name = type(error).__name__
-    return f"{name}: {text}"[:500] if text else name

@@ -74,6 +74,13 @@ def make_optimizer(
     raise ValueError(f"got {name!r} for train.optimizer; expected one of sgd, adam, adamw")
 
 
+def kept_of_each_weight(optimizer: Optimizer) -> int:
+    """Tensors of a weight's size that an optimizer keeps of it from its first step on: a momentum, or Adam's two."""
+    if isinstance(optimizer, SGD):
+        return int(any(group["momentum"] != 0 for group in optimizer.param_groups))
+    return 2
+
+
 def lr_factor(
     step: int,
     *,

@@ -11,17 +11,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils import deterministic as determinism
 
 from wsol import checkpoint
 from wsol.build import Model, TrainingPlan, TrialData, build_data, build_model, build_optimizer, build_plan
@@ -30,10 +29,16 @@ from wsol.config import ExperimentConfig
 from wsol.data.batch import ImageBatch
 from wsol.data.voc import EvaluationSplit
 from wsol.detections import Metrics, SplitDetections, measure
+from wsol.determinism import reproducible, seed_torch
+from wsol.device_memory import limited_memory
 from wsol.evaluation import NonFinitePredictionError, detect
+from wsol.optimization import kept_of_each_weight
 from wsol.seeding import derive_seed
 
 Item = TypeVar("Item")
+
+Pass = Literal["rehearsal", "training", "evaluation"]
+"""What may be gone through step by step."""
 
 
 class Interrupted(Exception):
@@ -86,13 +91,15 @@ class Watch:
 
     Attributes:
         should_stop: asked before each step of training and evaluation.
-        on_pass_end: called after the last step of each pass over a split: what follows has no steps.
+        on_pass_end: called after the last step of each pass, with what it was: what follows has no steps.
+        on_trained: called after each step of the optimizer with the seconds that it took, loading included.
     """
 
     should_stop: Callable[[], bool]
-    on_pass_end: Callable[[], None] = lambda: None
+    on_pass_end: Callable[[Pass], None] = lambda over: None
+    on_trained: Callable[[float], None] = lambda seconds: None
 
-    def each(self, steps: Iterable[Item]) -> Iterator[Item]:
+    def each(self, steps: Iterable[Item], of: Pass) -> Iterator[Item]:
         """Steps of a pass.
 
         Raises:
@@ -102,7 +109,7 @@ class Watch:
             if self.should_stop():
                 raise Interrupted("stopped on request; all steps are saved")
             yield step
-        self.on_pass_end()
+        self.on_pass_end(of)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +155,8 @@ def fit(
     on_resume: Callable[[int], None] = lambda epochs: None,
     threads: int | None = None,
     images_at_a_time: int | None = None,
+    memory_bytes: int | None = None,
+    rehearse: int = 0,
 ) -> FitResult:
     """Trains and evaluates a trial, going on from the newest checkpoint in `checkpoint_dir`.
 
@@ -165,12 +174,14 @@ def fit(
         watch: looks on, and may end it.
         on_resume: called once, before any training, with the number of epochs that are done: 0 for a new start.
             Records of later epochs are void.
-        threads: of torch, within this call; None: as many as it has. (Setting them before the call starts threads,
-            and a process with threads cannot fork its loader processes.)
-
+        threads: of torch and of each library with a pool of its own, within this call; None: as many as they have.
+            (Setting them before the call starts threads, and a process with threads cannot fork its loader processes.)
         images_at_a_time: at most so many go through the model at once, for a device with too little memory. The step is
             that of the whole batch: gradients add up. Rounding, dropout's masks, a localizer's padding to one size, and
             batch normalisation where it trains are of the parts. None: as many as the config says.
+        memory_bytes: of the GPU, at most, see `limited_memory`; None: as much as there is.
+        rehearse: so many images that should take most memory are evaluated before the first step, for what it takes
+            alone: nothing of it is kept, and the result is the same to the bit. 0: none.
 
     Raises:
         Interrupted: when `watch.should_stop` said so; calling again goes on.
@@ -184,12 +195,14 @@ def fit(
         _check_identity(saved, plan, checkpoint_dir)
     # first: loader processes start before other threads
     data = build_data(config, pin_memory=device.type == "cuda", images_at_a_time=images_at_a_time)
-    with _reproducible(device, threads=threads):
+    with limited_memory(device, memory_bytes), reproducible(device, threads=threads):
         model = build_model(config, num_classes=len(data.classes)).to(device)
         optimizer, schedule = build_optimizer(config, model, batches_per_epoch=data.batches.batches_per_epoch)
         run = _Run(plan, data, model, optimizer, schedule, device, watch, images_at_a_time)
         start = _Progress(epoch=1) if saved is None else _restore(run, saved, checkpoint_dir)
         on_resume(start.epoch - 1)
+        if rehearse and start.epoch <= plan.epochs:
+            _rehearse(run, rehearse)
         return _train(run, checkpoint_dir, start=start, on_epoch=on_epoch)
 
 
@@ -235,11 +248,14 @@ def _record(progress: _Progress, *, lr: float, result: FitResult | None, duratio
 def _train_epoch(run: _Run, start: _Progress) -> Iterator[_Progress]:
     """Trains the rest of an epoch; yields after each step of the optimizer."""
     run.model.train()
-    progress, began = start, time.perf_counter()
-    batches = run.watch.each(run.data.batches.training_epoch(start.epoch, after=start.batches))
+    progress = start
+    began = step_began = time.perf_counter()
+    batches = run.watch.each(run.data.batches.training_epoch(start.epoch, after=start.batches), "training")
     while group := list(islice(batches, run.plan.accumulate)):
         progress = _step(run, progress, group)
+        run.watch.on_trained(time.perf_counter() - step_began)
         yield replace(progress, seconds=start.seconds + time.perf_counter() - began)
+        step_began = time.perf_counter()  # what was done with the step, such as a checkpoint, is no part of the next
 
 
 def _step(run: _Run, progress: _Progress, group: Sequence[ImageBatch]) -> _Progress:
@@ -248,7 +264,7 @@ def _step(run: _Run, progress: _Progress, group: Sequence[ImageBatch]) -> _Progr
     sums = dict(progress.sums)
     run.optimizer.zero_grad()
     for number, batch in enumerate(group, start=progress.batches + 1):
-        _seed_torch(derive_seed(run.plan.seed, "training", progress.epoch, number), run.device)
+        seed_torch(derive_seed(run.plan.seed, "training", progress.epoch, number), run.device)
         where = f"epoch {progress.epoch}, step {number}"
         for part in batch.split(run.images_at_a_time):
             for name, loss in _gradients(run, part, share=len(part) / images, where=where).items():
@@ -312,11 +328,32 @@ def _gradients(run: _Run, batch: ImageBatch, *, share: float, where: str) -> dic
     return {name: loss.detach().double() for name, loss in losses.items()}
 
 
+def _rehearse(run: _Run, images: int) -> None:
+    """Evaluates images that should take most memory, in batches as full as in an evaluation.
+
+    Beside what every evaluation finds in memory once a step was made: gradients, and the optimizer's state.
+    """
+    weights = [weight for group in run.optimizer.param_groups for weight in group["params"]]
+    copies = 1 if run.optimizer.state else 1 + kept_of_each_weight(run.optimizer)
+    left_by_steps = [torch.ones_like(weight) for weight in weights for _ in range(copies)]
+    indices = run.data.batches.demanding_images(images)
+    with suppress(NonFinitePredictionError):  # training, which follows, says more of it
+        detect(
+            run.model,
+            run.watch.each(run.data.batches.evaluation_pass(indices), "rehearsal"),
+            classes=run.data.classes,
+            post_processing=run.plan.post_processing,
+            device=run.device,
+            ground_truth=[run.data.evaluation.ground_truth[index] for index in indices],
+        )
+    del left_by_steps
+
+
 def _evaluate(run: _Run, epoch: int) -> FitResult:
     try:
         found = detect(
             run.model,
-            run.watch.each(run.data.batches.evaluation_pass()),
+            run.watch.each(run.data.batches.evaluation_pass(), "evaluation"),
             classes=run.data.classes,
             post_processing=run.plan.post_processing,
             device=run.device,
@@ -367,42 +404,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-@contextmanager
-def _reproducible(device: torch.device, *, threads: int | None) -> Iterator[None]:
-    """Deterministic algorithms and so many threads; global generators and all else come back as they were."""
-    on_cuda = device.type == "cuda"
-    with ExitStack() as stack:
-        if on_cuda:
-            stack.enter_context(torch.cuda.device(device))
-        stack.enter_context(torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_cuda else []))
-        if threads is not None:
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(threads)
-        stack.enter_context(_deterministic_algorithms(warn_only=on_cuda))  # CUDA has none for the RoI operations
-        yield
-
-
-@contextmanager
-def _deterministic_algorithms(*, warn_only: bool) -> Iterator[None]:
-    before = torch.are_deterministic_algorithms_enabled()
-    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    fill = determinism.fill_uninitialized_memory  # type: ignore[attr-defined]  # a property of the module
-    try:
-        torch.use_deterministic_algorithms(True, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = False
-        determinism.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warned_only)
-        torch.backends.cudnn.benchmark = benchmark
-        determinism.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-
-
-def _seed_torch(seed: int, device: torch.device) -> None:
-    """Seeds the global generators that dropout draws from: that of the CPU, and of the GPU in use."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)

@@ -24,6 +24,8 @@ class AttemptRequest:
         keep_checkpoints: what stays of them once the trial is complete.
         code: what the attempt is to run, see `CodeVersion.of_trial`; empty: nobody asks.
         memory_bytes: of its GPU, at most; None: as much as there is.
+        probe: whether it evaluates a few images before it trains, so that its first `Measured` holds for evaluations as
+            well.
     """
 
     number: int
@@ -36,6 +38,7 @@ class AttemptRequest:
     keep_checkpoints: KeepCheckpoints = "weights"
     code: str = ""
     memory_bytes: int | None = None
+    probe: bool = False
 
 
 @dataclass(frozen=True)

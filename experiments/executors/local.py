@@ -14,7 +14,15 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
 from experiments import worker
-from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event, SignOfLife
+from experiments.executors.base import (
+    AttemptEnded,
+    AttemptError,
+    AttemptRequest,
+    EpochDone,
+    Event,
+    Measured,
+    SignOfLife,
+)
 from experiments.kernel_oom import oom_kills
 from experiments.placement import Slot
 from wsol.parent_death import STOPPING_SIGNALS
@@ -123,7 +131,7 @@ class LocalExecutor:
         try:
             while not running.connection.closed and running.connection.poll():
                 message = running.connection.recv()
-                if isinstance(message, (EpochDone, SignOfLife)):
+                if isinstance(message, (EpochDone, SignOfLife, Measured)):
                     events.append(message)
                 else:
                     assert isinstance(message, AttemptError)

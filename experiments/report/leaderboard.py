@@ -12,9 +12,12 @@ from experiments.report.csv_file import write_csv
 from experiments.report.entries import Entry
 from experiments.report.equal_metrics import equal_metrics
 from experiments.spec import SweepSpec
-from experiments.store import SweepStore
+from experiments.store import SweepStore, TrialResult
 from experiments.trial import TrialState
 from wsol.metrics.names import metrics_of
+
+MEMORY_COLUMNS = ("gpu_memory_gb", "host_memory_gb")
+"""Peaks. Like durations they differ a little each time."""
 
 
 def ranked(entries: Sequence[Entry], *, metric: str, direction: str) -> list[Entry]:
@@ -58,9 +61,13 @@ def write_tables(store: SweepStore, spec: SweepSpec, entries: Sequence[Entry]) -
         store.leaderboard,
         ["trial", "signature", "stage", "split", "state", "stop_reason", "attempts", "seed", *spec.swept_keys]
         + [f"{metric}/mean" for metric in metrics]
-        + ["duration_s", "reused_from", "same_metrics_as"],
+        + ["duration_s", "reused_from", "same_metrics_as", *MEMORY_COLUMNS],
         [
-            [*_leaderboard_row(entry, spec.swept_keys, metrics), same.get(entry.trial.number, "")]
+            [
+                *_leaderboard_row(entry, spec.swept_keys, metrics),
+                same.get(entry.trial.number, ""),
+                *_memory(entry.result),
+            ]
             for entry in order
             if entry.trial is not None
         ],
@@ -106,6 +113,13 @@ def _leaderboard_row(entry: Entry, swept_keys: Sequence[str], metrics: Sequence[
         result.duration_s if result else "",
         result.reused_from if result else "",
     ]
+
+
+def _memory(result: TrialResult | None) -> list[str]:
+    """The peaks in 10^9 bytes, each empty where it was not measured."""
+    usage = result.usage if result else None
+    peaks = [usage.device_bytes, usage.host_bytes] if usage else [0, 0]
+    return [f"{peak / 1e9:.3f}" if peak else "" for peak in peaks]
 
 
 def _numbers_with_the_same_metrics(entries: Sequence[Entry]) -> dict[int, str]:

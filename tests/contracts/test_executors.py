@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Event, Executor, SignOfLife
+from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Event, Executor, Measured, SignOfLife
 from experiments.executors.local import LocalExecutor
 from experiments.failures import FailureKind, classify
 from experiments.placement import cpu_slots
@@ -295,6 +295,28 @@ def test_signs_of_life_come_and_say_when_to_expect_the_next(
     assert len(signs) >= 3
     assert {sign.number for sign in signs} == {0}
     assert all(60.0 <= sign.next_within_s <= 601.0 for sign in signs)
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_what_an_attempt_takes_is_told_and_kept(
+    executor: Executor, make_request: Callable[..., AttemptRequest], probe: bool
+) -> None:
+    request = dataclasses.replace(make_request(epochs=2, workers=1), probe=probe)
+    executor.launch(request)
+    found = [event for event in to_the_end(executor, 0) if isinstance(event, EpochDone | Measured)]
+    told = [event.usage for event in found if isinstance(event, Measured)]
+    assert isinstance(found[0], Measured), "before the first epoch is over"
+    assert {event.number for event in found} == {0}
+    assert [usage.device_bytes for usage in told] == [0] * len(told)
+    host = [usage.host_bytes for usage in told]
+    assert host == sorted(host)
+    assert 20e6 < host[0] <= host[-1] < 2e9, "two processes that have imported torch, its shared pages divided"
+    assert all(0 < usage.step_s < AT_MOST_S for usage in told)
+    rows = read_metrics(TrialPaths(request.folder))
+    assert [row["usage"].keys() for row in rows] == [{"device_bytes", "host_bytes", "step_s"}] * 2
+    result = result_of(request)
+    assert result.usage.host_bytes == max(row["usage"]["host_bytes"] for row in rows) >= host[-1]
+    assert result.usage.step_s > 0
 
 
 def test_an_attempt_writes_down_its_stacks_whatever_it_is_doing(

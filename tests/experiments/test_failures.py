@@ -124,6 +124,7 @@ def caused(outer: BaseException, inner: BaseException) -> BaseException:
         (caused(RuntimeError("storage"), sqlite3.OperationalError("database or disk is full")), K.DISK_FULL),
         (MemoryError(), K.OUT_OF_MEMORY),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), K.OUT_OF_MEMORY),
+        (RuntimeError("CUDA out of memory. Allocation was preemptively rejected because it"), K.OUT_OF_MEMORY),
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors"), K.OUT_OF_MEMORY),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), K.OUT_OF_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), K.OUT_OF_MEMORY),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.footprint import Usage
 from experiments.report.entries import Entry
 from experiments.report.leaderboard import class_names, csv_value, metric_names, ranked, write_tables
 from experiments.spec import SweepSpec
@@ -111,7 +112,7 @@ class TestTables:
         write_tables(store, spec, entries(spec, store, [None, failed, result(figures)]))
         rows = read(store.leaderboard)
         header = ["trial", "signature", "stage", "split", "state", "stop_reason", "attempts", "seed", "train.lr"]
-        end = ["duration_s", "reused_from", "same_metrics_as"]
+        end = ["duration_s", "reused_from", "same_metrics_as", "gpu_memory_gb", "host_memory_gb"]
         assert list(rows[0]) == [*header, *(f"{metric}/mean" for metric in METRICS), *end]
         assert list(rows[0].values()) == [
             "2",
@@ -129,13 +130,27 @@ class TestTables:
             "1.0",
             *[""] * 3,
             "12.5",
-            "",
-            "",
+            *[""] * 4,
         ]
         assert [(row["trial"], row["state"], row["stop_reason"]) for row in rows[1:]] == [
             ("0", "RUNNING", ""),
             ("1", "FAIL", "killed"),
         ]
+
+    @pytest.mark.parametrize(
+        ("usage", "shown"),
+        [
+            (Usage(device_bytes=2_345_678_901, host_bytes=12_000_000, step_s=0.1), ("2.346", "0.012")),
+            (Usage(device_bytes=0, host_bytes=1_000_000_000, step_s=0.1), ("", "1.000")),
+            (None, ("", "")),
+        ],
+    )
+    def test_peaks_of_memory(self, load: Load, store: SweepStore, usage: Usage | None, shown: tuple[str, str]) -> None:
+        spec = load(SPEC)
+        done = replace(result({METRIC: 0.5}), usage=usage)
+        write_tables(store, spec, entries(spec, store, [done, None, None]))
+        first = read(store.leaderboard)[0]
+        assert (first["gpu_memory_gb"], first["host_memory_gb"]) == shown
 
     def test_minimize(self, load: Load, store: SweepStore) -> None:
         spec = load(SPEC + f"objective: {{metric: {METRIC}, direction: minimize}}\n")

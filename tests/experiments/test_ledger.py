@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from sweep_folders import METRIC, RunnerKilledError, Sweep, finished, killed, result, row
 
+from experiments.footprint import Usage
 from experiments.spec import SweepSpec
 from experiments.spec_document import Objective
 from experiments.store import (
@@ -198,9 +199,10 @@ class TestFinish:
         ledger = sweep.ledger()
         trial = ledger.take_up(plan)
         append_metrics(trial.paths, row(1, 0.25))
-        append_metrics(trial.paths, row(2, 0.75))
+        usage = {"device_bytes": 1, "host_bytes": 2, "step_s": 0.5}
+        append_metrics(trial.paths, {**row(2, 0.75), "usage": usage})
         written = ledger.finish(plan, state, "why", attempts=3)
-        assert written == TrialResult(plan.signature, state, "why", 3, metrics, 2, 3.0)
+        assert written == TrialResult(plan.signature, state, "why", 3, metrics, 2, 3.0, usage=Usage(**usage))
         assert read_result(trial) == ledger.known.results[plan.signature] == written
         assert (sweep.study().trials()[0].state, sweep.study().trials()[0].stop_reason) == (state, "why")
 

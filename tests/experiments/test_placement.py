@@ -17,6 +17,7 @@ from experiments.placement import (
     Reading,
     Slot,
     cpu_slots,
+    deal_cores,
     gpu_slots,
     planned_slots,
 )
@@ -48,6 +49,31 @@ def test_cpu_slots(count: int | None, cores: int, slots: int, threads: int) -> N
     found = cpu_slots(count, cores=cores)
     assert found == [Slot(index=index, visible_devices="", threads=threads) for index in range(slots)]
     assert [slot.label for slot in found] == [f"cpu {index}" for index in range(slots)]
+
+
+@pytest.mark.parametrize(
+    ("usable", "slots", "dealt"),
+    [
+        ([0, 1, 2, 3], 2, [(0, 1), (2, 3)]),
+        ([3, 0, 2, 1], 4, [(0,), (1,), (2,), (3,)]),
+        ([0, 1, 2, 3, 4, 5, 6, 7], 3, [(0, 1, 2), (3, 4, 5), (6, 7)]),
+        ([4, 5, 9], 1, [(4, 5, 9)]),
+        ([8, 8, 2], 2, [(2,), (8,)]),
+        ([0, 1], 3, [(), (), ()]),
+        ([0, 0], 2, [(), ()]),
+        ([], 1, [()]),
+    ],
+)
+def test_cores_are_dealt_once_and_evenly(usable: list[int], slots: int, dealt: list[tuple[int, ...]]) -> None:
+    assert deal_cores(usable, slots) == dealt
+
+
+def test_cpu_slots_have_cores_of_their_own_and_all_the_same_threads() -> None:
+    slots = cpu_slots(3, cores=8, usable=range(8))
+    assert [slot.cores for slot in slots] == [(0, 1, 2), (3, 4, 5), (6, 7)]
+    assert {slot.threads for slot in slots} == {2}, "a result depends on them"
+    assert [slot.cores for slot in cpu_slots(None, cores=2, usable=[5, 7])] == [(5,), (7,)]
+    assert [slot.cores for slot in cpu_slots(3, cores=2, usable=[0, 1])] == [(), (), ()]
 
 
 class TestPlannedSlots:

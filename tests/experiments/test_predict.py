@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 
 import runner
-from experiments import worker
 from experiments.errors import UserError
 from experiments.executors.base import AttemptError
 from experiments.failures import FailureKind
 from experiments.predict import Options, _follow, _with_pictures, predict
+from experiments.prediction_process import Predicted, _predicted
 from experiments.spec import load_spec
 from experiments.store import StoredTrial, SweepStore, TrialResult, write_result
 from experiments.trial import TrialState
@@ -211,7 +211,7 @@ def followed(messages: Sequence[object], *, exit_code: int = 0) -> list[Any]:
 
 class TestMessages:
     def test_warnings_go_to_standard_error(self, capsys: pytest.CaptureFixture[str]) -> None:
-        found = worker.Predicted(class_scores={"cat": None}, detections=[])
+        found = Predicted(class_scores={"cat": None}, detections=[])
         assert followed(["old file", found]) == [{"class_scores": {"cat": None}, "detections": []}]
         assert capsys.readouterr() == ("", "warning: old file\n")
 
@@ -245,6 +245,6 @@ def test_infinite_scores_are_null() -> None:
         ),
         heat_maps={},
     )
-    sent = worker._predicted(found, ["cat", "dog"])
+    sent = _predicted(found, ["cat", "dog"])
     assert sent.class_scores == {"cat": None, "dog": 0.5}
     assert sent.detections == [{"class": "dog", "score": 0.25, "box": [0.0, 1.01, 2.5, 3.33]}]

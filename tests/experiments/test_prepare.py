@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from experiments import worker
 from experiments.errors import UserError
 from experiments.executors.base import AttemptError
 from experiments.failures import FailureKind
+from experiments.preparation_process import Prepared
 from experiments.prepare import _follow
 
 
@@ -42,7 +42,7 @@ def followed(messages: Sequence[object], *, exit_code: int = 0) -> list[object]:
 
 
 def test_progress_and_warnings_are_shown_in_order() -> None:
-    messages = [worker.Prepared(done=1, total=2), "2 boxes mended", worker.Prepared(done=2, total=2)]
+    messages = [Prepared(done=1, total=2), "2 boxes mended", Prepared(done=2, total=2)]
     assert followed(messages) == [(1, 2, "proposals"), "warning: 2 boxes mended", (2, 2, "proposals")]
 
 
@@ -53,7 +53,7 @@ def test_nothing_to_say() -> None:
 def test_a_fault_of_the_data_is_the_users() -> None:
     error = AttemptError(kind=FailureKind.DATA, message="DataError: a.jpg is cut off", details="Traceback")
     with pytest.raises(UserError, match=r"^a\.jpg is cut off$"):
-        followed([worker.Prepared(done=0, total=1), error])
+        followed([Prepared(done=0, total=1), error])
 
 
 def test_a_full_disk_is_told() -> None:
@@ -71,4 +71,4 @@ def test_any_other_fault_comes_with_its_traceback() -> None:
 @pytest.mark.parametrize("exit_code", [1, -9])
 def test_a_process_that_ends_without_a_word(exit_code: int) -> None:
     with pytest.raises(RuntimeError, match=f"ended with status {exit_code}$"):
-        followed([worker.Prepared(done=1, total=2)], exit_code=exit_code)
+        followed([Prepared(done=1, total=2)], exit_code=exit_code)

@@ -17,6 +17,7 @@ from trained_folders import kinds, trained
 from experiments import shrinking, worker
 from experiments.report.entries import entries
 from experiments.shrinking import _follow, has_weights_alone, shrink, shrink_left_over
+from experiments.shrinking_process import Shrunk
 from experiments.spec import SweepSpec
 from experiments.spec_document import KeepCheckpoints
 from experiments.store import TrialPaths, write_result
@@ -85,7 +86,7 @@ class TestProcess:
     @pytest.mark.parametrize("exit_code", [1, -9])
     def test_one_that_dies_is_a_warning(self, exit_code: int) -> None:
         ours, theirs = multiprocessing.Pipe(duplex=False)
-        theirs.send(worker.Shrunk(Path("a"), 3))
+        theirs.send(Shrunk(Path("a"), 3))
         theirs.close()
         process: Any = SimpleNamespace(join=lambda: None, exitcode=exit_code)
         warnings: list[str] = []

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from experiments.footprint import Usage
+from experiments.json_file import write_json, write_text
 from experiments.report.csv_file import write_csv
+from experiments.sealed import sealed
 from experiments.store import (
     StoredTrial,
     SweepStore,
@@ -23,9 +26,8 @@ from experiments.store import (
     read_metrics,
     read_result,
     trained_s,
-    write_json,
+    usage_of,
     write_result,
-    write_text,
 )
 from experiments.trial import TrialState
 
@@ -40,6 +42,7 @@ RESULT = TrialResult(
     metrics={"ap50_11pt/mean": 0.5, "ap50_11pt/a,b": None},
     epochs=3,
     duration_s=1.25,
+    usage=Usage(device_bytes=3, host_bytes=4, step_s=0.5),
 )
 
 
@@ -59,7 +62,7 @@ class TestReplacing:
     KILLED = """
 import os, signal, sys
 from pathlib import Path
-from experiments.store import write_text
+from experiments.json_file import write_text
 import wsol.atomic_file
 
 def die(*arguments, **keywords):
@@ -142,9 +145,17 @@ class TestResult:
             "images_at_a_time": None,
             "reused_from": "",
             "config": {},
-            "checksum": "336f6ed3a23afb4d",
+            "checksum": "2e1965945ad24d8c",
             "code": "",
+            "usage": {"device_bytes": 3, "host_bytes": 4, "step_s": 0.5},
         }
+
+    def test_one_that_knows_nothing_of_usage(self, trial: StoredTrial) -> None:
+        """It was written by an earlier version."""
+        values = dataclasses.asdict(RESULT)
+        del values["usage"]
+        write_json(trial.paths.result, sealed(values))
+        assert read_result(trial) == dataclasses.replace(RESULT, usage=None)
 
     def test_keys_of_a_later_version_are_no_damage(self, trial: StoredTrial) -> None:
         write_json(trial.paths.result, {**dataclasses.asdict(RESULT), "new_key": 1})
@@ -240,6 +251,19 @@ class TestTrials:
 
 def row(epoch: int) -> dict[str, Any]:
     return {"epoch": epoch, "duration_s": 1.5}
+
+
+def test_usage_is_over_all_rows_that_tell_it() -> None:
+    rows = [
+        row(1),
+        row(2) | {"usage": {"device_bytes": 5, "host_bytes": 20, "step_s": 0.5}},
+        row(3) | {"usage": {"device_bytes": 7, "host_bytes": 10, "step_s": 0.0}},
+        row(4) | {"usage": {"device_bytes": 6, "host_bytes": 10, "step_s": 0.7}},
+        row(5) | {"usage": {"device_bytes": 6, "host_bytes": 10, "step_s": 0.1}},
+    ]
+    assert usage_of(rows) == Usage(device_bytes=7, host_bytes=20, step_s=0.5)
+    assert usage_of(rows[2:3]) == Usage(device_bytes=7, host_bytes=10, step_s=0.0)
+    assert usage_of(rows[:1]) is usage_of([]) is None
 
 
 class TestMetrics:

@@ -14,8 +14,9 @@ import pytest
 from experiments import environment, stored_code
 from experiments.code_version import CodeVersion, Part, source_files
 from experiments.errors import UserError
+from experiments.json_file import write_json
 from experiments.sealed import sealed
-from experiments.store import SweepStore, write_json
+from experiments.store import SweepStore
 from experiments.stored_code import checked_snapshot, read_stored_code, store_code, stored_generation, write_stored_code
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import wsol.training
-from experiments import worker
+from experiments import child_process, worker
 from experiments.code_version import source_of
 from experiments.executors.base import AttemptRequest
 from experiments.failures import FailureKind
@@ -57,7 +57,8 @@ def attempt_on(slot: Slot, folder: Path) -> dict[str, Any]:
     values = {"index": slot.index, "visible_devices": slot.visible_devices, "threads": slot.threads}
     subprocess.run(
         [sys.executable, "-c", ATTEMPT, str(folder), json.dumps(values)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "0,1,2,3", "OMP_NUM_THREADS": "64"},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "0,1,2,3", "OMP_NUM_THREADS": "64"}
+        | {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"},
         check=True,
         capture_output=True,
     )
@@ -79,7 +80,13 @@ def test_an_attempts_process(slot: Slot, devices: str, threads: str, tmp_path: P
     environment = seen["environment"]
     assert environment["CUDA_VISIBLE_DEVICES"] == devices
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == threads
+    assert environment["OPENBLAS_NUM_THREADS"] == threads
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", "whatever the runner's is"
     assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    request = AttemptRequest(number=0, signature="", attempt=1, config={}, folder=tmp_path, slot=slot)
+    checked = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG"}
+    checked |= {f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS")}
+    assert worker.attempt_environment(request).keys() == checked, "each is asserted here"
     assert seen["leads"], "a session and a process group of its own"
     assert seen["sigint_ignored"]
     assert seen["heavy"] == [], "the environment is set before torch is imported"
@@ -120,7 +127,7 @@ def errors() -> list[tuple[BaseException, FailureKind]]:
 
 
 def test_the_kind_of_each_error() -> None:
-    kinds = [(type(error).__name__, worker._kind(error)) for error, _ in errors()]
+    kinds = [(type(error).__name__, child_process.failure_kind(error)) for error, _ in errors()]
     assert kinds == [(type(error).__name__, kind) for error, kind in errors()]
 
 
@@ -134,7 +141,7 @@ def test_the_kind_of_each_error() -> None:
     ids=["lines", "no text", "long"],
 )
 def test_an_error_on_one_line(error: BaseException, line: str) -> None:
-    assert worker._one_line(error) == line
+    assert child_process.one_line(error) == line
 
 
 class TestStop:
@@ -156,7 +163,7 @@ class TestStop:
 def test_warnings_of_the_preparation_go_over_the_pipe() -> None:
     ours, theirs = multiprocessing.Pipe(duplex=False)
     log = logging.Logger("test")
-    log.addHandler(worker._SendingHandler(theirs))
+    log.addHandler(child_process._SendingHandler(theirs))
     log.info("not this")
     log.warning("%d images", 3)
     assert ours.recv() == "3 images"

@@ -18,6 +18,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 SUPPORT = Path(__file__).resolve().parent
 COMMAND = ("runner.py",)
+DIFFERS_EACH_TIME = ("attempts", "duration_s", "gpu_memory_gb", "host_memory_gb")
+"""Columns of the leaderboard that tell how often, how fast and with how much memory."""
 
 
 class Runner:
@@ -162,8 +164,8 @@ class Sweep:
             return list(csv.DictReader(file))
 
     def outcome(self) -> list[dict[str, str]]:
-        """The leaderboard, less what tells how often and how fast."""
-        return [{key: row[key] for key in row if key not in ("attempts", "duration_s")} for row in self.rows()]
+        """The leaderboard, less what differs each time."""
+        return [{key: row[key] for key in row if key not in DIFFERS_EACH_TIME} for row in self.rows()]
 
     def trial(self, number: int) -> Path:
         (folder,) = self.folder.glob(f"trials/{number:04d}-*")

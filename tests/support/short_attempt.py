@@ -7,7 +7,7 @@ import random
 import signal
 from multiprocessing.connection import Connection
 
-from experiments import worker
+from experiments.child_process import lead_a_session
 from experiments.executors.base import AttemptRequest, EpochDone
 from experiments.store import TrialPaths, TrialResult, append_metrics, write_result
 from experiments.trial import TrialState
@@ -15,7 +15,7 @@ from experiments.trial import TrialState
 
 def short_attempt(request: AttemptRequest, connection: Connection, parent_pid: int) -> None:
     """Stands for `worker.run_attempt` in the attempt's process: no training, and one in ten is killed."""
-    worker._lead_a_session()
+    lead_a_session()
     rng = random.Random(f"{request.number} {request.attempt}")
     if rng.random() < 0.1:
         os.kill(os.getpid(), signal.SIGKILL)

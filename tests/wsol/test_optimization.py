@@ -12,7 +12,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, MultiStepLR, StepLR
 
 from wsol.models.backbones import build_backbone
-from wsol.optimization import build_groups, lr_factor, make_optimizer, make_schedule
+from wsol.optimization import build_groups, kept_of_each_weight, lr_factor, make_optimizer, make_schedule
 
 
 class Parts(nn.Module):
@@ -124,6 +124,19 @@ def test_a_step_of_sgd_is_the_formula() -> None:
         optimizer.step()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), expected[name], msg=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum", "kept"), [("sgd", 0.9, 1), ("sgd", 0.0, 0), ("adam", 0.9, 2), ("adamw", 0.0, 2)]
+)
+def test_what_is_kept_of_each_weight(name: Literal["sgd", "adam", "adamw"], momentum: float, kept: int) -> None:
+    weight = nn.Parameter(torch.ones(3, 2))
+    optimizer = make_optimizer(name, [{"params": [weight], "lr": 0.1, "weight_decay": 0.0}], momentum=momentum)
+    assert kept_of_each_weight(optimizer) == kept
+    weight.sum().backward()
+    optimizer.step()
+    state = optimizer.state[weight].values()
+    assert sum(isinstance(value, torch.Tensor) and value.shape == weight.shape for value in state) == kept
 
 
 def test_unknown_optimizer_is_refused() -> None:

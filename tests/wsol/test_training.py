@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 from torch import Tensor, nn
 
-from wsol import checkpoint
+from wsol import checkpoint, training
 from wsol.build import build_data, build_plan
 from wsol.checkpoint import CheckpointError
 from wsol.config import ExperimentConfig
@@ -24,6 +25,7 @@ from wsol.data import digits
 from wsol.data.batch import ImageBatch
 from wsol.data.voc import read_image_level_split
 from wsol.detections import measure
+from wsol.evaluation import NonFinitePredictionError
 from wsol.models.detector import ImagePrediction
 from wsol.models.wsddn import Wsddn
 from wsol.training import EpochRecord, FitResult, Interrupted, NonFiniteLossError, Watch, fit
@@ -78,6 +80,9 @@ class Attempts:
         on_epoch: Callable[[EpochRecord], None] = lambda record: None,
         device: str = "cpu",
         images_at_a_time: int | None = None,
+        rehearse: int = 0,
+        threads: int = 1,
+        **looks_on: Callable[..., None],
     ) -> FitResult:
         def keep(record: EpochRecord) -> None:
             self.rows.append(record)
@@ -88,10 +93,11 @@ class Attempts:
             checkpoint_dir=self.folder,
             device=torch.device(device),
             on_epoch=keep,
-            watch=Watch(should_stop),
+            watch=Watch(should_stop, **looks_on),
             on_resume=self._cut,
-            threads=1,
+            threads=threads,
             images_at_a_time=images_at_a_time,
+            rehearse=rehearse,
         )
 
     def state(self) -> dict[str, Any]:
@@ -461,6 +467,7 @@ def test_global_state_is_given_back(root: Path, tmp_path: Path) -> None:
             torch.are_deterministic_algorithms_enabled(),
             torch.backends.cudnn.benchmark,
             torch.get_num_threads(),
+            _pools(),
         ]
 
     torch.backends.cudnn.benchmark = True
@@ -473,15 +480,21 @@ def test_global_state_is_given_back(root: Path, tmp_path: Path) -> None:
             config,
             should_stop=_after(4),
             on_epoch=lambda record: during.append(
-                (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads())
+                (torch.are_deterministic_algorithms_enabled(), torch.get_num_threads(), _pools())
             ),
+            threads=3,
         )
     assert state() == before
-    attempts.run(config)
+    attempts.run(config, threads=3)
     assert state() == before
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(threads)
-    assert during == [(True, 1)]
+    assert during == [(True, 3, {"openblas": 3, "openmp": 3})]
+
+
+def _pools() -> dict[str, int]:
+    """The threads of every library that has a pool of them and tells."""
+    return {pool["internal_api"]: pool["num_threads"] for pool in threadpool_info()}
 
 
 def test_what_is_drawn_does_not_depend_on_global_generators(
@@ -491,6 +504,122 @@ def test_what_is_drawn_does_not_depend_on_global_generators(
     np.random.seed(99)
     attempts = Attempts(tmp_path)
     assert _everything(attempts, attempts.run(_config(root))) == undisturbed["wsddn"]
+
+
+class TestRehearsal:
+    """An evaluation of a few images before the first step, for the memory that it takes."""
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_it_changes_no_bit(
+        self, root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]], task: str
+    ) -> None:
+        config = _config(root, task)
+        attempts = Attempts(tmp_path)
+        with pytest.raises(Interrupted, match="stopped on request"):
+            attempts.run(config, rehearse=1, should_stop=_after(1 + 2))  # a batch of it, then in the third step
+        result = attempts.run(config, rehearse=6)
+        assert attempts.resumed_at == [0, 0]
+        assert _everything(attempts, result) == undisturbed[task]
+
+    def test_it_leaves_the_statistics_of_batch_normalisation(self, root: Path, tmp_path: Path) -> None:
+        config = _config(root, model__backbone="resnet18", model__freeze_batchnorm=False, train__epochs=1)
+        left = []
+        for images in (0, 2):
+            attempts = Attempts(tmp_path / str(images))
+            left.append(_everything(attempts, attempts.run(config, rehearse=images)))
+        assert left[0] == left[1]
+        means = [value for name, value in left[0]["state"]["model"].items() if name.endswith("running_mean")]
+        assert any(set(mean[2]) != {0} for mean in means), "they are learnt"
+
+    def test_it_is_the_first_pass_and_stops_like_the_others(self, root: Path, tmp_path: Path) -> None:
+        passes: list[str] = []
+        config = _config(root, train__epochs=2, evaluate__every=2)
+        attempts = Attempts(tmp_path)
+        with pytest.raises(Interrupted, match="stopped on request"):
+            attempts.run(config, rehearse=6, should_stop=_after(1), on_pass_end=passes.append)
+        assert (passes, checkpoint.load_latest(tmp_path)) == ([], None)
+        attempts.run(config, rehearse=6, on_pass_end=passes.append)
+        assert passes == ["rehearsal", "training", "training", "evaluation"]
+
+    def test_none_where_nothing_is_left_to_train(self, root: Path, tmp_path: Path) -> None:
+        passes: list[str] = []
+        attempts = Attempts(tmp_path)
+        attempts.run(_config(root, train__epochs=1))
+        attempts.run(_config(root, train__epochs=1), rehearse=6, on_pass_end=passes.append)
+        assert passes == ["evaluation"]
+
+    def test_a_prediction_of_nan_is_left_to_training(
+        self, root: Path, tmp_path: Path, undisturbed: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original, calls = training.detect, []
+
+        def detect(*arguments: Any, **options: Any) -> Any:
+            calls.append(options)
+            if len(calls) == 1:
+                raise NonFinitePredictionError("got a score of NaN")
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(training, "detect", detect)
+        attempts = Attempts(tmp_path)
+        assert _everything(attempts, attempts.run(_config(root), rehearse=1)) == undisturbed["wsddn"]
+        assert len(calls) == 3
+
+    @pytest.mark.parametrize(("optimizer", "fresh", "resumed"), [("sgd", 2, 1), ("adam", 3, 1)])
+    def test_gradients_and_the_optimizers_state_have_their_place_in_it(
+        self,
+        root: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        optimizer: str,
+        fresh: int,
+        resumed: int,
+    ) -> None:
+        made: list[Tensor] = []
+        rehearsed: list[int] = []
+        ones_like, rehearse = torch.ones_like, training._rehearse
+
+        def noted(like: Tensor, **options: Any) -> Tensor:
+            made.append(like)
+            return ones_like(like, **options)
+
+        monkeypatch.setattr(torch, "ones_like", noted)
+
+        def counted(run: Any, images: int) -> None:
+            made.clear()
+            rehearse(run, images)
+            weights = [weight for group in run.optimizer.param_groups for weight in group["params"]]
+            rehearsed.append(sum(like is weight for like in made for weight in weights) // len(weights))
+
+        monkeypatch.setattr(training, "_rehearse", counted)
+        config = _config(root, train__optimizer=optimizer, train__epochs=2)
+        attempts = Attempts(tmp_path)
+        with pytest.raises(Interrupted, match="stopped on request"):
+            attempts.run(config, rehearse=1, should_stop=_after(1 + 2))
+        attempts.run(config, rehearse=1)
+        assert rehearsed == [fresh, resumed]
+
+
+def test_each_step_of_the_optimizer_is_timed_and_none_of_a_checkpoint(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(training.time, "perf_counter", lambda: clock[0])
+    step, after = training._step, training._Checkpoints.after_step
+
+    def half_a_second(*arguments: Any) -> Any:
+        clock[0] += 0.5
+        return step(*arguments)
+
+    def ten_seconds(*arguments: Any) -> None:
+        clock[0] += 10.0
+        after(*arguments)
+
+    monkeypatch.setattr(training, "_step", half_a_second)
+    monkeypatch.setattr(training._Checkpoints, "after_step", ten_seconds)
+    seconds: list[float] = []
+    attempts = Attempts(tmp_path)
+    attempts.run(_config(root, train__epochs=2, train__accumulate=2), on_trained=seconds.append)
+    assert seconds == [0.5] * 4, "of three batches an epoch, two at a time"
 
 
 def test_a_trial_that_diverges_says_where(root: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from wsol.data.batch import ImageBatch, Sample, collate
-from wsol.data.images import DataError, ImageRecord, read_image
+from wsol.data.images import DataError, ImageRecord, image_size, read_image
 from wsol.data.proposals import Proposals, select
 from wsol.data.transforms import (
     ResizeMode,
@@ -36,6 +36,9 @@ from wsol.data.transforms import (
 )
 from wsol.parent_death import die_with_parent, leave_stopping_to_parent
 from wsol.seeding import generator
+
+LOOKED_AT = 256
+"""So many images of a split are looked at for those that take most memory: it may take seconds, not minutes."""
 
 ProposeBoxes = Callable[[ImageRecord], Proposals]
 """The proposals of an image, in pixels of the original. Must pickle: loader processes call it."""
@@ -117,6 +120,16 @@ class ImageData:
             image_id=record.id,
             scale=scale,
         )
+
+    def demand(self, index: int, view: View) -> tuple[int, int, int, int]:
+        """What image `index` asks for as `view` shows it: proposals, pixels, and pixels wide and high."""
+        record = self.images[index]
+        width, height = image_size(record)
+        size = resized_size(
+            width=width, height=height, scale_px=view.scale_px, mode=self.resize, max_side_px=self.max_side_px
+        )
+        proposals = 0 if self.propose is None else len(self.propose(record).boxes)
+        return proposals, size[0] * size[1], *size
 
     def _proposals(self, record: ImageRecord, scale: tuple[float, float]) -> tuple[NDArray[np.float32], Tensor | None]:
         """Boxes (N, 4) in pixels of the resized image, and scores (N,) or None."""
@@ -250,23 +263,46 @@ class BatchLoader:
             ]
         )
 
-    def evaluation_pass(self) -> Iterator[list[tuple[View, ImageBatch]]]:
-        """Every evaluation image once, in the order of the split; each item has the same images in every view."""
+    def evaluation_pass(self, indices: Sequence[int] | None = None) -> Iterator[list[tuple[View, ImageBatch]]]:
+        """Some evaluation images in that order (None: every one once); each item has the same images in every view."""
         views = self._evaluation_views
-        indices = list(range(len(self._data.evaluation.images)))
+        if indices is None:
+            indices = range(len(self._data.evaluation.images))
         batches = self._batches(
             [
                 [Draw(False, index, view) for index in some]
-                for some in _split(indices, self._evaluation_batch_size)
+                for some in _split(list(indices), self._evaluation_batch_size)
                 for view in views
             ]
         )
         for first in batches:
             yield list(zip(views, [first, *islice(batches, len(views) - 1)], strict=True))
 
+    def demanding_images(self, count: int) -> list[int]:
+        """Evaluation images that should take most memory, `count` or as many as fill a batch, if there are so many."""
+        wanted = max(count, self._evaluation_batch_size)
+        return demanding_images(self._data.evaluation, view=self._evaluation_views[0], count=wanted)
+
     def _batches(self, batches: list[list[Draw]]) -> Iterator[ImageBatch]:
         self._pass.batches = batches
         return iter(self._loader)
+
+
+def demanding_images(data: ImageData, *, view: View, count: int) -> list[int]:
+    """The images of a split that should take most memory: those of most proposals, of most pixels, the widest, the
+    highest, in turn, as `view` shows them. No image is decoded.
+
+    Returns:
+        At most `count` indices, out of at most LOOKED_AT images at even distances in the split.
+
+    Raises:
+        DataError: if an image or its proposals cannot be read.
+    """
+    images = len(data.images)
+    looked_at = [images * number // LOOKED_AT for number in range(LOOKED_AT)] if images > LOOKED_AT else range(images)
+    demands = {index: data.demand(index, view) for index in looked_at}
+    rankings = [sorted(demands, key=lambda index: demands[index][what], reverse=True) for what in range(4)]
+    return list(dict.fromkeys(index for ranks in zip(*rankings, strict=True) for index in ranks))[:count]
 
 
 def _split(indices: list[int], size: int) -> list[list[int]]:

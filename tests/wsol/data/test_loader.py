@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -303,3 +303,49 @@ def test_worker_processes_die_with_a_killed_parent(tmp_path: Path) -> None:
             one.register(descriptor, select.POLLIN)
             assert one.poll(10_000), "a loader process outlives its parent"
             os.close(descriptor)
+
+
+class TestDemandingImages:
+    """Those of a split that should take most memory."""
+
+    @staticmethod
+    def data(folder: Path, sizes: Sequence[tuple[int, int]], counts: Sequence[int] | None = None) -> ImageData:
+        records = []
+        for number, size in enumerate(sizes):
+            Image.new("RGB", size).save(folder / f"{number}.png")
+            records.append(ImageRecord(id=str(number), path=folder / f"{number}.png"))
+        propose: loader.ProposeBoxes | None = None
+        if counts is not None:
+            made = [FixedProposals(((0.0, 0.0, 1.0, 1.0),) * count) for count in counts]
+
+            def propose(record: ImageRecord) -> Proposals:
+                return made[int(record.id)](record)
+
+        data = _data(records, propose)
+        return replace(data, resize="shorter")
+
+    def test_most_proposals_most_pixels_widest_highest_in_turn(self, tmp_path: Path) -> None:
+        sizes = [(20, 10), (30, 10), (10, 40), (10, 10), (31, 11)]
+        view = View(scale_px=10, flip=False)
+        with_proposals = self.data(tmp_path, sizes, counts=[5, 0, 1, 7, 2])
+        assert loader.demanding_images(with_proposals, view=view, count=3) == [3, 2, 1]
+        assert loader.demanding_images(with_proposals, view=view, count=99) == [3, 2, 1, 0, 4]
+        without = self.data(tmp_path, sizes)
+        assert loader.demanding_images(without, view=view, count=3) == [0, 2, 1]
+
+    def test_none_of_nothing(self, tmp_path: Path) -> None:
+        assert loader.demanding_images(self.data(tmp_path, []), view=View(scale_px=10, flip=False), count=3) == []
+
+    def test_of_a_large_split_not_all_are_looked_at(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loader, "LOOKED_AT", 3)
+        data = self.data(tmp_path, [(10, 10 + number) for number in range(7)])
+        view = View(scale_px=10, flip=False)
+        assert sorted(loader.demanding_images(data, view=view, count=99)) == [0, 2, 4]
+
+    def test_a_pass_over_them_fills_a_batch(self, tmp_path: Path) -> None:
+        data = self.data(tmp_path, [(10, 10 + number) for number in range(5)])
+        batches = _batches(data, data)
+        indices = batches.demanding_images(1)
+        assert len(indices) == 3
+        seen = [batch.image_ids for views in batches.evaluation_pass(indices) for _, batch in views]
+        assert seen == [[str(index) for index in indices]]
