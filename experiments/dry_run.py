@@ -21,7 +21,7 @@ from experiments.search import BlockSearch
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore
 from experiments.sweep_plan import drawn_before, next_draw
-from experiments.time_estimate import Estimate, estimate, history
+from experiments.time_estimate import Estimate, estimate, footprints, history
 from experiments.trial import TrialPlan, TrialState
 from experiments.validation_messages import dotted
 from experiments.view import counted, duration_text, short_names, value_text
@@ -71,7 +71,7 @@ def print_dry_run(
     final_left = 0 if any(entry.plan.stage == "final" for entry in found) else len(spec.final_seeds)
     unchosen = sum(one.unforeseen for one in upcoming) * len(spec.seeds) + final_left
     to_run = [row.plan for row in rows if row.runs]
-    guess = estimate(to_run, history(found, store.folder.parent), slots=len(slots), unchosen=unchosen)
+    guess = estimate(to_run, footprints(history(found, store.folder.parent)), slots=len(slots), unchosen=unchosen)
     _print_summary(console, spec, rows, unchosen, folder=str(store.folder))
     _print_table(console, spec, rows, dict(zip((plan.signature for plan in to_run), guess.slots, strict=True)), slots)
     for line in [*_unchosen_lines(spec, upcoming, final_left), _time_line(guess, len(to_run) + unchosen, slots)]:

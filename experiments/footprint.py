@@ -109,6 +109,8 @@ class Footprints:
         self._known: dict[Shape, _OfShape] = {}
         self._begun: set[Shape] = set()
         self._mean_epoch_s: float | None = None
+        self.trials = 0
+        """That have ended."""
 
     def note_start(self, shape: Shape) -> None:
         """A trial starts, so that something will be known of its shape."""
@@ -139,6 +141,7 @@ class Footprints:
     def note_trial(self, shape: Shape, *, epochs: int, duration_s: float) -> None:
         """A trial has ended, after at least one epoch."""
         known = self._of(shape)
+        self.trials += 1
         known.of_trials = [*known.of_trials[-_KEPT + 1 :], duration_s / epochs]
         self._mean_epoch_s = None
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from experiments.footprint import Usage
 from experiments.host_memory import PeakMemory
-
-if TYPE_CHECKING:
-    from wsol.training import Pass
 
 PROBE_STEPS = 20
 """Training steps after which the first measurement is told."""
@@ -49,7 +46,7 @@ class UsageMeter:
             self._host.look()
             self._tell_now()
 
-    def pass_ends(self, over: Pass) -> None:
+    def pass_ends(self, over: Literal["rehearsal", "training", "evaluation"]) -> None:
         """After the last step of a pass."""
         self._host.look()
         first_evaluation = over == "evaluation" and not self._evaluated
