@@ -32,8 +32,11 @@ class DeviceMonitor(Protocol):
         """
 
     @contextmanager
-    def claims(self) -> Iterator[Claims]:
-        """While it lasts, no other sweep of this machine can promise memory."""
+    def claims(self) -> Iterator[Claims | None]:
+        """While it lasts, no other sweep of this machine can promise memory.
+
+        None: another sweep did not give way within seconds. Start nothing this time, and ask again.
+        """
 
 
 class Claims(Protocol):

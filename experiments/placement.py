@@ -6,6 +6,9 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+MAX_AUTO_PLACES = 8
 
 
 @dataclass(frozen=True)
@@ -114,10 +117,27 @@ class SlotPool:
         self._busy[slot.visible_devices] += 1
 
 
-def gpu_slots(gpus: Sequence[str], *, cores: int) -> list[Slot]:
-    """One slot a GPU, the cores shared evenly."""
-    threads = max(1, cores // max(1, len(gpus)))
-    return [Slot(index=index, visible_devices=gpu, threads=threads) for index, gpu in enumerate(gpus)]
+def places_on_a_gpu(setting: Literal["auto"] | int, *, gpus: int, cores: int) -> int:
+    """Trials at the same time on each of `gpus` GPUs at most, as `resources.trials_per_gpu` says.
+
+    auto: as many as leave each two cores, which is what it takes to feed one, and no more than eight.
+    """
+    return min(MAX_AUTO_PLACES, max(1, cores // max(1, gpus) // 2)) if setting == "auto" else setting
+
+
+def gpu_slots(gpus: Sequence[str], *, cores: int, places: int = 1, names: Sequence[str] = ()) -> list[Slot]:
+    """`places` slots a GPU, the cores shared evenly; the first of every GPU, then the second of every GPU, and so on.
+
+    Args:
+        gpus: values of CUDA_VISIBLE_DEVICES.
+        names: what to call each; empty: as `gpus`.
+    """
+    threads = max(1, cores // max(1, len(gpus) * places))
+    called = list(zip(gpus, names or [""] * len(gpus), strict=True)) * places
+    return [
+        Slot(index=index, visible_devices=gpu, threads=threads, gpu_name=name)
+        for index, (gpu, name) in enumerate(called)
+    ]
 
 
 def cpu_slots(count: int | None, *, cores: int) -> list[Slot]:
