@@ -122,7 +122,7 @@ def _order_warning(
 ) -> str | None:
     """CUDA alone counts the fastest GPU first; where all are alike, that changes nothing."""
     by_index = not re.search("GPU-|MIG-", restriction)
-    alike = len({gpu.name for card in cards for gpu in card.parts}) < 2
+    alike = len({card.name for card in cards if card.name}) < 2
     if not by_index or alike or environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID":
         return None
     taken = ", ".join(f"{gpu.index} ({gpu.name})" for gpu in gpus)
@@ -161,9 +161,14 @@ def _meant(part: str, visible: Sequence[Gpu]) -> str:
     near = [
         str(position)
         for position, gpu in enumerate(visible)
-        if part and (part == str(gpu.index) or gpu.uuid.startswith(part) or part.lower() in gpu.name.lower())
+        if part and (part == str(gpu.index) or gpu.uuid.startswith(part) or _calls(part, gpu.name))
     ]
     return did_you_mean(near[0], near) if len(near) == 1 else ""
+
+
+def _calls(part: str, name: str) -> bool:
+    """Whether it is a piece of a model's name, such as `A100` or `3090`."""
+    return len(part) > 2 and part.lower() in name.lower()
 
 
 def usable_cores() -> int:

@@ -61,12 +61,14 @@ class Card:
     """A GPU of the machine with what processes can have of it.
 
     Attributes:
+        name: the model; empty where it does not answer.
         parts: itself; in MIG mode its instances; empty where it cannot be used.
         fault: why it cannot be used; empty where it can.
     """
 
     index: int
     uuid: str
+    name: str
     parts: tuple[Gpu, ...]
     fault: str = ""
 
@@ -111,27 +113,28 @@ def _cards(nvml: Nvml, count: int) -> Iterator[Card]:
         except NvmlError as error:
             if nvml_code(error) == pynvml.NVML_ERROR_NO_PERMISSION:
                 continue
-            card = Card(index=index, uuid="", parts=(), fault=nvml_text(error))
+            card = Card(index=index, uuid="", name="", parts=(), fault=nvml_text(error))
         index += 1
         yield card
 
 
 def _card(nvml: Nvml, handle: Handle, index: int) -> Card:
-    uuid = _uuid(nvml, handle) or str(index)
+    uuid, name = _uuid(nvml, handle) or str(index), nvml.nvmlDeviceGetName(handle)
     if _is_in_mig_mode(nvml, handle):
         parts = tuple(_instances(nvml, handle, index=index, uuid=uuid))
-        return Card(index=index, uuid=uuid, parts=parts, fault="" if parts else "in MIG mode, without an instance")
+        fault = "" if parts else "in MIG mode, without an instance"
+        return Card(index=index, uuid=uuid, name=name, parts=parts, fault=fault)
     mode = _compute_mode(nvml, handle)
     if mode == pynvml.NVML_COMPUTEMODE_PROHIBITED:
-        return Card(index=index, uuid=uuid, parts=(), fault="its compute mode is PROHIBITED")
+        return Card(index=index, uuid=uuid, name=name, parts=(), fault="its compute mode is PROHIBITED")
     gpu = Gpu(
         uuid=uuid,
         index=index,
-        name=nvml.nvmlDeviceGetName(handle),
+        name=name,
         memory_bytes=_memory(nvml, handle),
         one_process=mode == pynvml.NVML_COMPUTEMODE_EXCLUSIVE_PROCESS,
     )
-    return Card(index=index, uuid=uuid, parts=(gpu,))
+    return Card(index=index, uuid=uuid, name=name, parts=(gpu,))
 
 
 def _instances(nvml: Nvml, card: Handle, *, index: int, uuid: str) -> Iterator[Gpu]:
