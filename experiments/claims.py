@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -28,6 +29,8 @@ from experiments.device_monitor import Claim, Claims
 WAIT_S = 2.0
 """Longest wait for a lock that others hold for milliseconds. Its holder may be stopped (SIGSTOP, a debugger)."""
 _POLL_S = 0.001
+_PAUSE_S = 3 * _POLL_S
+"""Between two turns of one sweep, so that whoever waits has its turn first."""
 _MAX_FILES = 1000
 _MAX_BYTES = 64 * 1024
 _BLOCK = 4096
@@ -72,6 +75,7 @@ class SharedClaims:
         self._folder = folder or Path(tempfile.gettempdir()) / "wsol-sweeps"
         self._wait_s = wait_s
         self._was_busy = False
+        self._last_turn = -math.inf
         self._warned = False
         self._name = f"sweep-{secrets.token_hex(8)}.json"
         self._file: int | None = None
@@ -82,7 +86,9 @@ class SharedClaims:
 
         Once it was in vain, it is tried without waiting, until it works.
         """
+        time.sleep(max(0.0, self._last_turn + _PAUSE_S - time.monotonic()))
         with contextlib.ExitStack() as stack:
+            stack.callback(self._note_turn)
             try:
                 claims = self._claims(stack)
             except OSError as error:
@@ -104,6 +110,9 @@ class SharedClaims:
             return _alone()
         folder = self._locked(stack, wait_s=0.0 if self._was_busy else self._wait_s)
         return None if folder is None else _Taken(_living(folder, but=self._name), self._publisher(folder))
+
+    def _note_turn(self) -> None:
+        self._last_turn = time.monotonic()
 
     def _locked(self, stack: contextlib.ExitStack, *, wait_s: float) -> int | None:
         """The folder, open and locked; None where the lock could not be had.

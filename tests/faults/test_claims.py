@@ -130,11 +130,11 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def test_two_sweeps_share_and_take_turns(machine: Machine) -> None:
     machine.start(), machine.start()
     machine.await_all()
-    machine.await_rounds(1500)
+    machine.await_rounds(800)
     machine.end()
     rounds = check(machine.log())
     assert len(rounds) == 2
-    assert min(rounds.values()) > 150, "one of them starves"
+    assert min(rounds.values()) > 80, "one of them starves"
     for pid in rounds:
         own = [numbers[0] for what, who, *numbers in machine.log() if (what, who) == ("out", pid)]
         assert sum(size > CAPACITY / 4 for size in own) > 10, "it never gets a fair share"
