@@ -108,7 +108,7 @@ def _of_entry(entry: str, cards: Sequence[Card]) -> Card | Gpu | None:
     if entry.startswith("GPU-"):
         of_prefix = [card for card in cards if card.uuid.startswith(entry)]
         return of_prefix[0] if len(of_prefix) == 1 else None
-    index = re.match(r"\+?0*(\d{1,9})(?!\d)", entry, re.ASCII)
+    index = re.match(r"\+?0*(\d{1,9})", entry, re.ASCII)
     return next((card for card in cards if index and card.index == int(index[1])), None)
 
 

@@ -52,7 +52,7 @@ V1 = {
         ("0::/a/b\n", v2("a/", limit=20 * GIB, used=18 * GIB) | v2("a/b/", limit="max", used=GIB), 20, 18),
         ("0::/a/b\n", v2("a/", limit=20 * GIB, used=18 * GIB) | v2("a/b/", limit=10 * GIB, used=GIB), 10, 8),
         ("0::/of/the/host\n", v2("", limit=10 * GIB, used=3 * GIB), 10, 3),
-        ("0::/../other\n", v2("", limit=10 * GIB, used=3 * GIB) | v2("other/", limit=GIB, used=0), 10, 3),
+        ("0::/../other\n", v2("", limit=10 * GIB, used=3 * GIB) | v2("../other/", limit=GIB, used=0), 10, 3),
         ("3:cpu,cpuacct:/job\n2:memory:/job\n0::/job\n", V1, 8, 3),
         ("2:memory:/job/step\n", V1, 8, 3),
         ("0::/a\n", {"cgroup/a/memory.max": GIB}, 64, 24),  # of a limit alone nothing follows
