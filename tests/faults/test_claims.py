@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,8 +30,9 @@ class Machine:
         self._rounds, self._told = os.pipe()
         self.sweeps: list[subprocess.Popen[bytes]] = []
 
-    def start(self, mode: str = "loop") -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(SCRIPT), str(self.folder), str(self.audit), mode]
+    def start(self, mode: str = "loop", *, user: int | None = None) -> subprocess.Popen[bytes]:
+        uid = os.geteuid() if user is None else user
+        command = [sys.executable, str(SCRIPT), str(self.folder), str(self.audit), mode, str(uid)]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         sweep = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=self._told)
         self.sweeps.append(sweep)
@@ -145,7 +147,7 @@ def test_five_sweeps_that_are_killed_at_any_instant(machine: Machine) -> None:
     for _ in range(5):
         machine.start()
     machine.await_all()
-    for _ in range(12):
+    for _ in range(8):
         machine.await_rounds(rng.randrange(1, 60))
         machine.kill(rng.choice(machine.sweeps))
         if len(machine.sweeps) < 3:
@@ -159,6 +161,22 @@ def test_five_sweeps_that_are_killed_at_any_instant(machine: Machine) -> None:
         machine.kill(sweep)
     assert machine.others() == 0
     assert [path.name for path in machine.folder.iterdir()] == ["README"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
+def test_sweeps_of_different_users() -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(Machine(Path(folder))) as machine:
+        Path(folder).chmod(0o1777)  # as /tmp
+        nobody, somebody, root = (machine.start(user=uid) for uid in (65534, 54321, 0))
+        machine.await_all()
+        machine.await_rounds(50)
+        assert {file.stat().st_uid for file in machine.folder.glob("sweep-*")} == {65534, 54321, 0}
+        machine.kill(somebody)
+        machine.await_rounds(20)
+        for sweep in (nobody, root):
+            machine.kill(sweep)
+        assert len(check(machine.log())) == 3
+        assert machine.others() == 0
 
 
 def test_one_that_is_stopped_with_the_lock_holds_nobody_for_ever(machine: Machine) -> None:

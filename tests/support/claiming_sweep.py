@@ -21,9 +21,11 @@ GPU = "/GPU-0"
 CAPACITY = 24 * 10**9
 
 
-def main(folder: Path, audit: Path, mode: str) -> None:
+def main(folder: Path, audit: Path, mode: str, user: int) -> None:
     """`mode`: `loop`; `stop`: stops itself (SIGSTOP) at its first promise; `child`: leaves a process behind."""
     log = os.open(audit, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    if user != os.geteuid():
+        os.setresuid(user, user, user)
     rng, pid, own = random.Random(os.getpid()), os.getpid(), 0
     shared = SharedClaims(folder, wait_s=60.0)
     while not select.select([0], [], [], 0)[0]:
@@ -46,4 +48,4 @@ def main(folder: Path, audit: Path, mode: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
