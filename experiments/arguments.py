@@ -50,7 +50,7 @@ def sweep_parser() -> argparse.ArgumentParser:
         "stored; new: run all trials anew with the present one",
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--gpus", metavar="0,2", help="the GPUs to use, one trial each (default: all that are visible)")
+    where.add_argument("--gpus", metavar="0,2", help="GPUs to use, as positions among the visible ones (default: all)")
     where.add_argument("--cpu-slots", type=_positive, metavar="N", help="train on the CPU, N trials at a time")
     return parser
 

@@ -33,7 +33,10 @@ class DeviceMonitor(Protocol):
 
     @contextmanager
     def claims(self) -> Iterator[Claims | None]:
-        """While it lasts, no other sweep of this machine can promise memory. None: it could not be had in time."""
+        """While it lasts, no other sweep of this machine can promise memory.
+
+        None: another sweep did not give way within seconds. Start nothing this time, and ask again.
+        """
 
 
 class Claims(Protocol):

@@ -177,7 +177,7 @@ def _unchosen_lines(spec: SweepSpec, upcoming: Sequence[_Upcoming], final_left: 
 
 
 def _time_line(guess: Estimate, to_run: int, slots: Sequence[Slot]) -> str:
-    where = f"{counted(len(slots), 'slot')} ({', '.join(slot.label for slot in slots[:8])})"
+    where = f"{counted(len(slots), 'slot')} ({', '.join([*dict.fromkeys(slot.label for slot in slots)][:8])})"
     if not to_run:
         return "nothing is left to run"
     if not guess.known:

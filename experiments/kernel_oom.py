@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from experiments.control_groups import memory_groups
+
 _KEY = "oom_kill"
 
 
@@ -17,15 +19,10 @@ def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
 
 
 def _of_own_group(proc: Path, cgroups: Path) -> list[Path]:
-    """Inside a container the group's path is often that of the host, and its files are at the top."""
-    files = []
-    for line in _lines(proc / "self" / "cgroup"):
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "memory"):
-            top = cgroups / controllers
-            name = "memory.oom_control" if controllers else "memory.events"
-            files += [top / path.lstrip("/") / name, top / name]
-    return files
+    """Those of its own group, and those at the top, which inside a container may be its own."""
+    names = {1: "memory.oom_control", 2: "memory.events"}
+    ends = [group for chain in memory_groups(proc, cgroups) for group in {chain[0], chain[-1]}]
+    return [group.folder / names[group.version] for group in ends]
 
 
 def _count(file: Path) -> int:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 RESERVE = 0.05
 """Share of a device's memory that is never promised: drivers, contexts and fragments take some."""
@@ -21,6 +22,7 @@ SETTLE_LOOKS = 20
 """So often a device is looked at for the memory of a trial that ended, before it is taken to be somebody else's."""
 UNKNOWN_HOST_BYTES = 3 * 2**29
 """What a trial is promised of main memory before one like it was measured: 1.5 GiB."""
+MAX_AUTO_PLACES = 8
 
 
 @dataclass(frozen=True)
@@ -381,10 +383,27 @@ def _capacity(device: _Device, need: Need) -> int:
     return min(slots, max(1, device.usable // asked))
 
 
-def gpu_slots(gpus: Sequence[str], *, cores: int) -> list[Slot]:
-    """One slot a GPU, the cores shared evenly."""
-    threads = max(1, cores // max(1, len(gpus)))
-    return [Slot(index=index, visible_devices=gpu, threads=threads) for index, gpu in enumerate(gpus)]
+def places_on_a_gpu(setting: Literal["auto"] | int, *, gpus: int, cores: int) -> int:
+    """Trials at the same time on each of `gpus` GPUs at most, as `resources.trials_per_gpu` says.
+
+    auto: as many as leave each two cores, which is what it takes to feed one, and no more than eight.
+    """
+    return min(MAX_AUTO_PLACES, max(1, cores // max(1, gpus) // 2)) if setting == "auto" else setting
+
+
+def gpu_slots(gpus: Sequence[str], *, cores: int, places: int = 1, names: Sequence[str] = ()) -> list[Slot]:
+    """`places` slots a GPU, the cores shared evenly; the first of every GPU, then the second of every GPU, and so on.
+
+    Args:
+        gpus: values of CUDA_VISIBLE_DEVICES.
+        names: what to call each; empty: as `gpus`.
+    """
+    threads = max(1, cores // max(1, len(gpus) * places))
+    called = list(zip(gpus, names or [""] * len(gpus), strict=True)) * places
+    return [
+        Slot(index=index, visible_devices=gpu, threads=threads, gpu_name=name)
+        for index, (gpu, name) in enumerate(called)
+    ]
 
 
 def cpu_slots(count: int | None, *, cores: int, usable: Sequence[int] = ()) -> list[Slot]:

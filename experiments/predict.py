@@ -75,7 +75,7 @@ def predict(file: Path, images: Sequence[Path], options: Options) -> int:
         checkpoint=trial.paths.checkpoint,
         images=tuple(_with_pictures(_readable(images), folder=_made(options.out or store.predictions), trial=trial)),
         top=options.top,
-        use_gpu=bool(visible_gpus(os.environ)),
+        use_gpu=bool(visible_gpus(os.environ).gpus),
     )
     print(f"trial {trial.number} of sweep {spec.name}, in {trial.paths.folder}", file=sys.stderr)
     documents = [

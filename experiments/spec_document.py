@@ -220,7 +220,9 @@ class Resources(Section):
     """What may run at the same time, and what of it stays on the disk."""
 
     cpu_slots: Literal["auto"] | PositiveInt = "auto"
-    """Trials at the same time on a machine without a GPU; auto: one a core."""
+    """Trials at the same time on a machine without a GPU; auto: one a core, as far as memory goes (1.5 GiB each)."""
+    trials_per_gpu: Literal["auto"] | PositiveInt = "auto"
+    """Trials at the same time on a GPU; auto: as many as fit by measured memory."""
     keep_checkpoints: KeepCheckpoints = "weights"
     """Of a trial that ended. `weights`: of a complete one its model's weights, of another its newest checkpoint; `all`:
     the last two checkpoints; `none`: like `weights`, but of a complete one nothing. Cannot change a result."""

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from experiments.code_version import CodeVersion, present_version
-from experiments.devices import chosen_gpus, usable_cores, visible_gpus
+from experiments.devices import usable_cores
 from experiments.disk_use import weigh, weight_text
 from experiments.dry_run import print_dry_run
 from experiments.errors import printable
@@ -27,13 +27,15 @@ from experiments.frozen_code import Choice, admit, generation, refusal, run_stor
 from experiments.input_checks import check_inputs
 from experiments.json_file import write_json, write_text
 from experiments.live_view import LiveView
-from experiments.placement import Slot, cpu_slots, gpu_slots
+from experiments.machine import Machine, this_machine
+from experiments.placement import Slot
 from experiments.report.entries import entries, has_work_left
 from experiments.report.leaderboard import write_tables
 from experiments.report.terminal import print_report
 from experiments.reuse import Library
 from experiments.spec import SweepSpec, load_spec, spec_name
 from experiments.store import SweepStore
+from experiments.time_estimate import footprints, history
 from experiments.trial import TrialState
 from experiments.view import PlainView, View
 from wsol.parent_death import STOPPING_SIGNALS
@@ -89,13 +91,13 @@ def run(file: Path, options: Options) -> int:
         spec = load_spec(file, options.settings, code=code)
     console = Console(soft_wrap=not sys.stdout.isatty())
     _log_to(console)
-    slots = _slots(spec, options)
+    machine = _machine(spec, options, console)
     if options.dry_run:
         if _has_work_left(spec, store, options) and (reason := refusal(store, version, options.code)):
             log.warning("%s", reason)
-        print_dry_run(console, spec, store, slots, library=_library(store, version, options))
+        print_dry_run(console, spec, store, machine.slots, library=_library(store, version, options))
         return 0
-    status = _run(spec, store, slots, console, options, version)
+    status = _run(spec, store, machine, console, options, version)
     print_report(console, spec, entries(spec, store))
     console.print(Text(f"results in {store.folder} ({weight_text(weigh(store.folder))})"))
     return status
@@ -104,7 +106,7 @@ def run(file: Path, options: Options) -> int:
 def _run(
     spec: SweepSpec,
     store: SweepStore,
-    slots: list[Slot],
+    machine: Machine,
     console: Console,
     options: Options,
     version: CodeVersion,
@@ -115,6 +117,7 @@ def _run(
     from experiments.environment import environment
     from experiments.executors.local import LocalExecutor
     from experiments.ledger import Ledger
+    from experiments.local_monitor import LocalMonitor
     from experiments.lock import sweep_lock
     from experiments.prepare import prepare
     from experiments.scheduler import Scheduler, StopRequest, exit_status
@@ -129,7 +132,7 @@ def _run(
     ):
         objective = spec.objective  # a study has one objective for life: another one is another study in the file
         name = f"{spec.name}: {objective.direction} {objective.metric}"
-        view = _view(console, spec, slots)
+        view = _view(console, spec, machine.slots)
         stack.callback(view.stop)
         patiently = PatientWriter(store.folder, say=view.message, must_stop=lambda: stop.asked).write
         if _has_work_left(spec, store, options):
@@ -138,7 +141,7 @@ def _run(
         stack.callback(study.close)
         patiently(lambda: write_text(store.spec, spec.text))
         patiently(lambda: write_json(store.environment, environment()))
-        executor = LocalExecutor(slots=slots)
+        executor = LocalExecutor(slots=machine.slots)
         stack.callback(executor.close)
         ledger = Ledger(
             store=store,
@@ -151,7 +154,12 @@ def _run(
             library=_library(store, version, options),
             code_of=version.of_trial,
         )
-        scheduler = Scheduler(spec=spec, ledger=ledger, executor=executor, view=view, stop=stop)
+        monitor = LocalMonitor(machine.gpus)
+        stack.callback(monitor.close)
+        known = footprints(history(entries(spec, store), options.results))
+        scheduler = Scheduler(
+            spec=spec, ledger=ledger, executor=executor, view=view, stop=stop, monitor=monitor, known=known
+        )
         if plans := scheduler.plans_to_run():
             executor.warm_up()
             prepare(plans, workers=usable_cores(), view=view)
@@ -178,19 +186,16 @@ def _library(store: SweepStore, version: CodeVersion, options: Options) -> Libra
     return Library(options.results, but=store, code_of=version.of_trial) if options.reuse else None
 
 
-def _slots(spec: SweepSpec, options: Options) -> list[Slot]:
-    """Where trials may run: the GPUs that are visible, else CPU slots."""
-    cores = usable_cores()
-    gpus = visible_gpus(os.environ)
-    if options.gpus is not None:
-        return gpu_slots(chosen_gpus(options.gpus, gpus), cores=cores)
-    if gpus and options.cpu_slots is None:
-        return gpu_slots(gpus, cores=cores)
-    count = options.cpu_slots if options.cpu_slots is not None else spec.resources.cpu_slots
-    return cpu_slots(None if count == "auto" else count, cores=cores)
+def _machine(spec: SweepSpec, options: Options, console: Console) -> Machine:
+    """Where trials may run, which is said."""
+    machine = this_machine(spec.resources, gpus=options.gpus, cpus=options.cpu_slots, environment=os.environ)
+    for warning in machine.warnings:
+        log.warning("%s", warning)
+    console.print(Text(machine.line))
+    return machine
 
 
-def _view(console: Console, spec: SweepSpec, slots: list[Slot]) -> View:
+def _view(console: Console, spec: SweepSpec, slots: Sequence[Slot]) -> View:
     if console.is_terminal:
         return LiveView(console=console, objective=spec.objective.metric, slots=slots)
     return PlainView(objective=spec.objective.metric)

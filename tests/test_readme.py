@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from simulated_driver import SimulatedDriver, a100
 
 import runner
 from experiments.spec import load_spec
@@ -54,11 +55,12 @@ EVALUATE = "python runner.py evaluate sweeps/quickstart.yaml --metric ap30_area"
 SCHEMA = "python runner.py schema > sweeps/schema.json"
 """tests/experiments/test_schema.py compares what it prints with the file that is shipped."""
 GC = "python runner.py gc sweeps/quickstart.yaml --weights best --dry-run"
+GPUS = "python runner.py sweeps/wsddn_lr.yaml --gpus 0,2"
+"""Shown on a machine with three simulated GPUs."""
 LONG = "python runner.py sweeps/wsddn_lr.yaml"
 """Days of work: it is run until its first epoch, then interrupted."""
 SHOWN_DRY = {
     "python runner.py sweeps/wsddn_lr.yaml --dry-run",
-    "python runner.py sweeps/wsddn_lr.yaml --gpus 0,2",
     "python runner.py sweeps/quickstart.yaml --cpu-slots 1",
     "python runner.py sweeps/quickstart.yaml",
     "python runner.py sweeps/quickstart.yaml --retry-failed",
@@ -70,7 +72,7 @@ SHOWN_DRY = {
 
 
 def test_every_command_is_known_here() -> None:
-    others = {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, GC, LONG, SCHEMA}
+    others = {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, GC, GPUS, LONG, SCHEMA}
     assert set(COMMANDS) == others | SHOWN_DRY
 
 
@@ -155,12 +157,24 @@ def test_the_download_command(downloaded: Path) -> None:
 def test_the_commands_of_a_sweep(command: str, downloaded: Path, tmp_path: Path) -> None:
     if "--dry-run" not in command:
         command += " --dry-run"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "0,1,2"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, *shlex.split(command)[1:]], cwd=downloaded, env=environment, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == LAST_LINE_OF_A_DRY_RUN
+
+
+def test_the_command_for_some_gpus(
+    downloaded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(downloaded)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("experiments.devices.nvml_library", lambda: SimulatedDriver(a100(0), a100(1), a100(2)))
+    assert runner.main([*shlex.split(GPUS)[2:], "--dry-run"]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("training on gpu 0, 2 (NVIDIA A100-SXM4-80GB, 86 GB): ")
+    assert last == LAST_LINE_OF_A_DRY_RUN
 
 
 @pytest.fixture

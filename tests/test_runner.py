@@ -234,7 +234,8 @@ class TestFaultsOfTheCommandLine:
         done = run(spec(SPEC), "--gpus", "0", cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr == (
-            "error: got '0' in --gpus 0; expected positions of visible GPUs: none, this machine shows no GPU\n"
+            "error: got '0' in --gpus 0; expected positions of visible GPUs: none, CUDA_VISIBLE_DEVICES=''"
+            " hides all GPUs\n"
         )
         assert not (tmp_path / "results").exists()
 

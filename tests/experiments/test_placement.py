@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from simulated_machine import GB, gpus
@@ -19,6 +20,7 @@ from experiments.placement import (
     cpu_slots,
     deal_cores,
     gpu_slots,
+    places_on_a_gpu,
     planned_slots,
 )
 
@@ -40,6 +42,37 @@ def test_threads_of_a_gpu(gpus: int, cores: int, threads: int) -> None:
 
 def test_no_gpu() -> None:
     assert gpu_slots([], cores=4) == []
+    assert gpu_slots([], cores=4, places=3) == []
+
+
+@pytest.mark.parametrize(("places", "cores", "threads"), [(1, 8, 4), (2, 8, 2), (2, 7, 1), (4, 8, 1), (8, 2, 1)])
+def test_several_places_on_a_gpu(places: int, cores: int, threads: int) -> None:
+    slots = gpu_slots(["GPU-a", "GPU-b"], cores=cores, places=places, names=["0", "2"])
+    assert [slot.label for slot in slots] == ["gpu 0", "gpu 2"] * places, "one on each before a second on any"
+    assert [slot.visible_devices for slot in slots] == ["GPU-a", "GPU-b"] * places
+    assert [slot.index for slot in slots] == list(range(2 * places))
+    assert {slot.threads for slot in slots} == {threads}
+    assert len({slot.device for slot in slots}) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "gpus", "cores", "places"),
+    [
+        ("auto", 1, 1, 1),
+        ("auto", 1, 3, 1),
+        ("auto", 1, 4, 2),
+        ("auto", 2, 7, 1),
+        ("auto", 2, 8, 2),
+        ("auto", 1, 15, 7),
+        ("auto", 1, 16, 8),
+        ("auto", 1, 128, 8),
+        ("auto", 8, 4, 1),
+        (1, 1, 64, 1),
+        (12, 4, 1, 12),
+    ],
+)
+def test_how_many_places(setting: Literal["auto"] | int, gpus: int, cores: int, places: int) -> None:
+    assert places_on_a_gpu(setting, gpus=gpus, cores=cores) == places
 
 
 @pytest.mark.parametrize(

@@ -318,10 +318,16 @@ class TestFaultsOfTheRest:
                 "got 'minimise' for objective.direction; expected maximize or minimize; did you mean minimize?",
             ),
             ("resources: {cpu_slots: many}", "got 'many' for resources.cpu_slots; expected auto or a whole number"),
+            (
+                "resources: {trials_per_gpu: all}",
+                "got 'all' for resources.trials_per_gpu; expected auto or a whole number",
+            ),
+            ("resources: {trials_per_gpu: 0}", "got 0 for resources.trials_per_gpu; expected auto or a number greater"),
             ("resources: {cpu_slots: 0}", "got 0 for resources.cpu_slots; expected auto or a number greater than 0"),
             (
                 "resources: {cpus: 3}",
-                "got unknown key 'cpus' in resources; expected one of cpu_slots, keep_checkpoints; did you mean",
+                "got unknown key 'cpus' in resources; expected one of cpu_slots, trials_per_gpu, keep_checkpoints; did"
+                " you mean",
             ),
             (
                 "resources: {keep_checkpoints: weight}",

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from simulated_driver import IS_LOST, SimulatedDriver, a100
 
 from experiments import sweep
-from experiments.errors import UserError
 from experiments.live_view import LiveView
 from experiments.scheduler import StopRequest
 from experiments.spec import SweepSpec
@@ -27,54 +27,21 @@ Load = Callable[[str], SweepSpec]
 TWO = "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1, 0.2]}\n"
 
 
-def slots(spec: SweepSpec, **options: Any) -> list[tuple[str, int]]:
-    return [(slot.visible_devices, slot.threads) for slot in sweep._slots(spec, Options(**options))]
+def test_what_trials_run_on_is_said(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = sweep._machine(load(TWO), Options(cpu_slots=2), Console(soft_wrap=True))
+    assert [slot.label for slot in machine.slots] == ["cpu 0", "cpu 1"]
+    assert capsys.readouterr().out == f"{machine.line}\n"
 
 
-class TestSlots:
-    @pytest.fixture(autouse=True)
-    def _eight_cores(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sweep, "usable_cores", lambda: 8)
-
-    @pytest.fixture
-    def gpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-
-    @pytest.fixture
-    def no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-
-    @pytest.mark.usefixtures("gpus")
-    def test_every_visible_gpu(self, load: Load) -> None:
-        assert slots(load(TWO)) == [("2", 4), ("3", 4)]
-
-    @pytest.mark.usefixtures("gpus")
-    def test_chosen_gpus_are_positions_among_the_visible(self, load: Load) -> None:
-        assert slots(load(TWO), gpus="1") == [("3", 8)]
-
-    @pytest.mark.usefixtures("gpus")
-    def test_cpu_slots_on_the_command_line_mean_no_gpu(self, load: Load) -> None:
-        assert slots(load(TWO), cpu_slots=2) == [("", 4), ("", 4)]
-
-    @pytest.mark.usefixtures("gpus")
-    def test_cpu_slots_of_the_spec_are_for_machines_without_gpu(self, load: Load) -> None:
-        assert slots(load(TWO + "resources: {cpu_slots: 4}\n")) == [("2", 4), ("3", 4)]
-
-    @pytest.mark.usefixtures("no_gpu")
-    @pytest.mark.parametrize(
-        ("count", "expected"), [("auto", [("", 1)] * 8), ("3", [("", 2)] * 3), ("16", [("", 1)] * 16)]
-    )
-    def test_cpu_slots_of_the_spec(self, load: Load, count: str, expected: list[tuple[str, int]]) -> None:
-        assert slots(load(TWO + f"resources: {{cpu_slots: {count}}}\n")) == expected
-
-    @pytest.mark.usefixtures("no_gpu")
-    def test_the_command_line_wins_over_the_spec(self, load: Load) -> None:
-        assert slots(load(TWO + "resources: {cpu_slots: 4}\n"), cpu_slots=1) == [("", 8)]
-
-    @pytest.mark.usefixtures("no_gpu")
-    def test_a_gpu_that_is_not_there(self, load: Load) -> None:
-        with pytest.raises(UserError, match="got '0' in --gpus 0; expected positions of visible GPUs: none"):
-            slots(load(TWO), gpus="0")
+def test_what_is_wrong_with_a_gpu_is_warned_of(
+    load: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = SimulatedDriver(a100(0, error=IS_LOST), a100(1))
+    monkeypatch.setattr("experiments.devices.nvml_library", lambda: driver)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine = sweep._machine(load(TWO), Options(), Console(quiet=True))
+    assert [gpu.index for gpu in machine.gpus] == [1]
+    assert caplog.messages == ["GPU 0: NVML: GPU is lost; it is left out"]
 
 
 def test_entries_are_the_specs_trials_with_what_is_on_disk(load: Load, tmp_path: Path) -> None:
