@@ -5,13 +5,16 @@ A configuration is judged by all of its replicates: samplers, pruners and the fi
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from experiments.pruning import Curve, Pruner, Reported, mean_curve, stop_reason
+from experiments.pruning import Curve, Pruner, Reported, Standing, decided_at, decision, mean_curve, standing
+from experiments.standings import LastReports, Standings
 from experiments.store import TrialResult
 from experiments.trial import TrialPlan, TrialState
 
@@ -31,7 +34,7 @@ class Outcome:
     curve: Curve = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Report:
     value: float
     time: float
@@ -49,20 +52,40 @@ class Knowledge:
         self._metric = metric
         self._direction = direction
         self._results: dict[str, TrialResult] = {}
+        self._states: Counter[TrialState] = Counter()
         self._reports: dict[str, dict[int, _Report]] = {}
+        self._configurations: Mapping[str, Sequence[TrialPlan]] = {}
+        """That a pruner's decision was last asked for."""
+        self._noted = 0
+        """How many of them are in what follows."""
+        self._configuration_of: dict[str, str] = {}
+        self._heard = LastReports()
+        self._standings: dict[tuple[Pruner, int], Standings] = {}
+        """By pruner and the epoch at which it compares."""
 
     @property
     def results(self) -> Mapping[str, TrialResult]:
-        """Of the finished trials."""
+        """Of the finished trials. Of their metrics they have the objective alone, and no config: 20,000 of those would
+        fill the memory.
+        """
         return self._results
+
+    def count(self, state: TrialState) -> int:
+        """How many trials ended so."""
+        return self._states[state]
 
     def finish(self, signature: str, result: TrialResult) -> None:
         """A trial's last word."""
-        self._results[signature] = result
+        self.forget(signature)
+        metrics = {name: value for name, value in result.metrics.items() if name == self._metric}
+        self._results[signature] = replace(result, metrics=metrics, config={})
+        self._states[result.state] += 1
 
     def forget(self, signature: str) -> None:
         """The trial is to run again."""
-        self._results.pop(signature, None)
+        before = self._results.pop(signature, None)
+        if before is not None:
+            self._states[before.state] -= 1
 
     def report(self, signature: str, row: Mapping[str, Any]) -> None:
         """An epoch of a trial, as `metrics.jsonl` has it. One without a value of the objective says nothing."""
@@ -70,6 +93,7 @@ class Knowledge:
         if isinstance(value, (int, float)) and math.isfinite(value):
             report = _Report(value=float(value), time=float(row.get("time", 0.0)))
             self._reports.setdefault(signature, {})[int(row["epoch"])] = report
+            self._note(signature, report)
 
     def objective(self, signature: str) -> float | None:
         """The objective of a complete trial; None where it is undefined, and for every other trial."""
@@ -116,14 +140,50 @@ class Knowledge:
             epoch: that the trial has reported.
             configurations: all of the search, by `TrialPlan.configuration`.
         """
+        self._take_note_of(configurations)
         now = self._reports[plan.signature][epoch].time
-        others = [
-            Reported(curve=self._mean_curve(plans, until=now), complete=self._has_ended(plans, by=now))
-            for configuration, plans in configurations.items()
-            if configuration != plan.configuration
-        ]
         own = self._mean_curve(configurations[plan.configuration], until=now)
-        return stop_reason(pruner, epoch=epoch, own=own, others=others, direction=self._direction)
+        at = decided_at(pruner, epoch=epoch, own=own)
+        if at is None:
+            return None
+        standings = self._standings.get((pruner, at)) or self._begin_standings(pruner, at)
+        competing, complete = standings.others(plan.configuration, by=now, later=self._heard.after(now))
+        return decision(pruner, epoch=epoch, own=own, competing=competing, complete=complete, direction=self._direction)
+
+    def _take_note_of(self, configurations: Mapping[str, Sequence[TrialPlan]]) -> None:
+        """Of those that came since the last time. What there is of configurations in other hands is forgotten."""
+        if self._configurations is not configurations:
+            self._configurations = configurations
+            self._configuration_of.clear()
+            self._standings.clear()
+            self._heard = LastReports()
+            self._noted = 0
+        for configuration in itertools.islice(configurations, self._noted, None):
+            for plan in configurations[configuration]:
+                self._configuration_of[plan.signature] = configuration
+                for report in self._reports.get(plan.signature, {}).values():
+                    self._note(plan.signature, report)
+        self._noted = len(configurations)
+
+    def _begin_standings(self, pruner: Pruner, at: int) -> Standings:
+        def standing_of(configuration: str, until: float) -> Standing:
+            plans = self._configurations[configuration]
+            reported = Reported(curve=self._mean_curve(plans, until=until), complete=self._has_ended(plans, by=until))
+            return standing(pruner, at=at, reported=reported)
+
+        standings = self._standings[pruner, at] = Standings(standing_of)
+        for signature in self._reports:
+            if signature in self._configuration_of:
+                standings.changed(self._configuration_of[signature])
+        return standings
+
+    def _note(self, signature: str, report: _Report) -> None:
+        """Of a report; that of a trial in no configuration, such as one of the final stage, counts for nothing."""
+        configuration = self._configuration_of.get(signature)
+        if configuration is not None:
+            self._heard.heard(configuration, report.time)
+            for standings in self._standings.values():
+                standings.changed(configuration)
 
     def _has_ended(self, plans: Sequence[TrialPlan], *, by: float) -> bool:
         """Whether every replicate had reported its last epoch by then. When its result was noted is not known later."""

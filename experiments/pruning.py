@@ -9,6 +9,7 @@ objective is undefined has no place in a curve.
 
 from __future__ import annotations
 
+import bisect
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,19 @@ class Reported:
     complete: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What another configuration has to say in a decision.
+
+    Attributes:
+        value: that it competes with; None: it does not compete.
+        complete: as `Reported` has it.
+    """
+
+    value: float | None
+    complete: bool
+
+
 def mean_curve(replicates: Sequence[Curve]) -> dict[int, float]:
     """At each epoch the mean over the replicates that have reported it.
 
@@ -123,11 +137,58 @@ def stop_reason(
     Returns:
         None to go on, else one line that says why.
     """
+    at = decided_at(pruner, epoch=epoch, own=own)
+    if at is None:
+        return None
+    standings = [standing(pruner, at=at, reported=other) for other in others]
+    return decision(
+        pruner,
+        epoch=epoch,
+        own=own,
+        competing=sorted(one.value for one in standings if one.value is not None),
+        complete=sum(one.complete for one in standings),
+        direction=direction,
+    )
+
+
+def decided_at(pruner: Pruner, *, epoch: int, own: Curve) -> int | None:
+    """At which epoch others are looked at, once a configuration has reported; None where no decision is due.
+
+    Args:
+        epoch: the one just reported; `own` has a value there. Later ones do not count.
+    """
     assert epoch in own, f"no value at epoch {epoch}"
-    so_far = {reported: value for reported, value in own.items() if reported <= epoch}
     if isinstance(pruner, Asha):
-        return _asha(pruner, so_far, others, direction)
-    return _median(pruner, so_far, others, direction)
+        rung = _highest_rung(pruner, epoch)
+        return rung if rung is not None and _is_first_from(rung, epoch, own) else None
+    since_first = epoch - (pruner.warmup_epochs + 1)
+    if since_first < 0 or not _is_first_from(epoch - since_first % pruner.interval_epochs, epoch, own):
+        return None
+    return epoch
+
+
+def standing(pruner: Pruner, *, at: int, reported: Reported) -> Standing:
+    """What another configuration has to say in a decision at an epoch that `decided_at` gave."""
+    if isinstance(pruner, Asha):
+        return Standing(value=_value_from(at, reported.curve), complete=reported.complete)
+    return Standing(value=reported.curve.get(at) if reported.complete else None, complete=reported.complete)
+
+
+def decision(
+    pruner: Pruner, *, epoch: int, own: Curve, competing: Sequence[float], complete: int, direction: Direction
+) -> str | None:
+    """The decision that is due at an epoch, as `stop_reason` returns it.
+
+    Args:
+        epoch: the one just reported.
+        own: may have later epochs, which do not count.
+        competing: the values of the standings of all others that have one, in ascending order.
+        complete: how many of the others are complete.
+    """
+    if isinstance(pruner, Asha):
+        return _asha(pruner, epoch, own[epoch], competing, direction)
+    so_far = [value for reported, value in own.items() if reported <= epoch]
+    return _median(pruner, epoch, so_far, competing, complete, direction)
 
 
 def can_act(pruner: Pruner, *, epochs: int, every: int) -> bool:
@@ -150,19 +211,14 @@ def _mean(values: list[float]) -> float:
     return values[0] if len(values) == 1 else statistics.mean(values)
 
 
-def _asha(pruner: Asha, own: Curve, others: Sequence[Reported], direction: Direction) -> str | None:
-    """The decision at the last epoch of `own`."""
-    epoch = max(own)
-    rung = _highest_rung(pruner, epoch)
-    if rung is None or not _is_first_from(rung, own):
+def _asha(pruner: Asha, epoch: int, own: float, competing: Sequence[float], direction: Direction) -> str | None:
+    count = len(competing) + 1
+    kept = max(1, count // pruner.reduction_factor)
+    with_own = [*competing]
+    bisect.insort(with_own, own)
+    if not _is_worse(own, with_own[-kept] if direction == "maximize" else with_own[kept - 1], direction):
         return None
-    at_rung = (_value_from(rung, other.curve) for other in others)
-    competing = [own[epoch], *(value for value in at_rung if value is not None)]
-    competing.sort(reverse=direction == "maximize")
-    kept = max(1, len(competing) // pruner.reduction_factor)
-    if not _is_worse(own[epoch], competing[kept - 1], direction):
-        return None
-    return f"asha: {own[epoch]:.6g} at epoch {epoch} is not among the best {kept} of {len(competing)}"
+    return f"asha: {own:.6g} at epoch {epoch} is not among the best {kept} of {count}"
 
 
 def _highest_rung(pruner: Asha, epoch: int) -> int | None:
@@ -181,26 +237,22 @@ def _value_from(epoch: int, curve: Curve) -> float | None:
     return None if first is None else curve[first]
 
 
-def _median(pruner: Median, own: Curve, others: Sequence[Reported], direction: Direction) -> str | None:
-    """The decision at the last epoch of `own`."""
-    epoch = max(own)
-    since_first = epoch - (pruner.warmup_epochs + 1)
-    if since_first < 0 or not _is_first_from(epoch - since_first % pruner.interval_epochs, own):
+def _median(
+    pruner: Median, epoch: int, own: Sequence[float], competing: Sequence[float], complete: int, direction: Direction
+) -> str | None:
+    if complete < pruner.startup_trials or not competing:
         return None
-    complete = [other.curve for other in others if other.complete]
-    values = [curve[epoch] for curve in complete if epoch in curve]
-    if len(complete) < pruner.startup_trials or not values:
-        return None
-    best = max(own.values()) if direction == "maximize" else min(own.values())
-    median = statistics.median(values)
+    best = max(own) if direction == "maximize" else min(own)
+    median = statistics.median(competing)
     if not _is_worse(best, median, direction):
         return None
-    return f"median: {best:.6g}, the best up to epoch {epoch}, is worse than {median:.6g}, the median of {len(values)}"
+    count = len(competing)
+    return f"median: {best:.6g}, the best up to epoch {epoch}, is worse than {median:.6g}, the median of {count}"
 
 
-def _is_first_from(epoch: int, curve: Curve) -> bool:
-    """Whether the last epoch of a curve is its only one from `epoch` on."""
-    return sum(reported >= epoch for reported in curve) == 1
+def _is_first_from(first: int, epoch: int, curve: Curve) -> bool:
+    """Whether an epoch of a curve is its only one from `first` up to itself."""
+    return sum(first <= reported <= epoch for reported in curve) == 1
 
 
 def _is_worse(value: float, than: float, direction: Direction) -> bool:

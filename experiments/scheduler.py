@@ -411,11 +411,11 @@ class Scheduler:
         self._view.progress(self._counts(), self._ledger.best)
 
     def _counts(self) -> Counts:
-        results = self._ledger.known.results
+        known = self._ledger.known
         return Counts(
             total=self.total,
-            finished=len(results),
-            failed=sum(result.state is TrialState.FAIL for result in results.values()),
+            finished=len(known.results),
+            failed=known.count(TrialState.FAIL),
             running=len(self._live),
             left_s=self._left_s(),
         )

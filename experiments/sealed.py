@@ -18,7 +18,7 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
 def opened(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """The values without their checksum; None where it is not theirs. Those without one are taken as they are."""
     rest = {key: value for key, value in values.items() if key != KEY}
-    return None if values.get(KEY, _checksum(rest)) != _checksum(rest) else rest
+    return rest if KEY not in values or values[KEY] == _checksum(rest) else None
 
 
 def _checksum(values: Mapping[str, Any]) -> str:

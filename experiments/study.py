@@ -79,7 +79,7 @@ class Study:
             if self._name_of("final") in optuna.get_all_study_names(self._storage):
                 self._open("final")
             self._check()
-            self._optuna_trial = {_number(trial): (stage, trial.number) for stage, trial in self._known()}
+            self._optuna_id = {_number(trial): trial._trial_id for _, trial in self._known()}
             self.trials()
         except _UNREADABLE as error:
             if is_disk_full(error):
@@ -102,7 +102,8 @@ class Study:
     def start(self, number: int, plan: TrialPlan, *, attempts: int = 0) -> None:
         """Adds a RUNNING trial: a new one, or the reopening of a finished one."""
         study = self._studies.get(plan.stage) or self._open(plan.stage)
-        study.add_trial(
+        self._optuna_id[number] = self._storage.create_new_trial(
+            study._study_id,
             create_trial(
                 state=optuna.trial.TrialState.RUNNING,
                 user_attrs={
@@ -114,9 +115,8 @@ class Study:
                     **({_DRAW: json.dumps(asdict(plan.draw))} if plan.draw is not None else {}),
                     **{f"config/{key}": json.dumps(value) for key, value in plan.swept.items()},
                 },
-            )
+            ),
         )
-        self._optuna_trial[number] = (plan.stage, study.get_trials(deepcopy=False)[-1].number)
 
     def record_attempt(self, number: int, attempts: int) -> None:
         """Notes that another process of the trial starts."""
@@ -130,12 +130,11 @@ class Study:
         """Ends a trial as COMPLETE (with its objective value) or FAIL (with a reason)."""
         if stop_reason:
             self._set_attr(number, _STOP_REASON, stop_reason)
-        stage, optuna_number = self._optuna_trial[number]
-        self._studies[stage].tell(
-            optuna_number,
-            values=value if state is TrialState.COMPLETE else None,
-            state=optuna.trial.TrialState[state.name],
-        )
+        values = None
+        if state is TrialState.COMPLETE:
+            assert value is not None, f"trial {number} is complete without a value"
+            values = [value]
+        self._storage.set_trial_state_values(self._optuna_id[number], optuna.trial.TrialState[state.name], values)
 
     def _check(self) -> None:
         """Finds a file that was torn or overwritten in its midst, before anything is written to it."""
@@ -167,10 +166,7 @@ class Study:
         ]
 
     def _set_attr(self, number: int, key: str, value: Any) -> None:
-        stage, optuna_number = self._optuna_trial[number]
-        study_id = self._studies[stage]._study_id
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, optuna_number)
-        self._storage.set_trial_user_attr(trial_id, key, value)
+        self._storage.set_trial_user_attr(self._optuna_id[number], key, value)
 
 
 def _number(trial: FrozenTrial) -> int:

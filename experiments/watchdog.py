@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 
@@ -54,6 +55,8 @@ class Watchdog:
         self._clock = clock
         self._deadlines: dict[int, float] = {}
         self._dumping: dict[int, float] = {}
+        self._look_at = math.inf
+        """No deadline is before that. It keeps a thousand attempts from being looked at after each event."""
 
     def started(self, number: int) -> None:
         """An attempt of a trial starts."""
@@ -62,7 +65,9 @@ class Watchdog:
     def expect(self, number: int, within_s: float) -> None:
         """The next sign of life is due in so long. One that comes too late changes nothing."""
         if number not in self._dumping:
-            self._deadlines[number] = self._clock() + within_s
+            deadline = self._clock() + within_s
+            self._deadlines[number] = deadline
+            self._look_at = min(self._look_at, deadline)
 
     def ended(self, number: int) -> bool:
         """The attempt is over. Returns whether it had hung."""
@@ -72,10 +77,13 @@ class Watchdog:
     def overdue(self) -> list[int]:
         """Trials whose attempt has just become overdue: it is to write down its stacks. Each is named once."""
         now = self._clock()
+        if now < self._look_at:
+            return []
         found = [number for number, deadline in self._deadlines.items() if now >= deadline]
         for number in found:
             del self._deadlines[number]
             self._dumping[number] = now + DUMP_S
+        self._look_at = min(self._deadlines.values(), default=math.inf)
         return found
 
     def to_kill(self) -> list[int]:

@@ -104,7 +104,7 @@ class TestLifeOfATrial:
         study = open_study(file)
         study.start(0, plans[0])
         study.finish(0, state=TrialState.COMPLETE, value=0.5)
-        with pytest.raises(ValueError, match="Cannot tell a COMPLETE trial"):
+        with pytest.raises(optuna.exceptions.UpdateFinishedTrialError, match="Trial#0 has already finished"):
             study.finish(0, state=TrialState.FAIL, value=None)
         assert study.trials()[0].state is TrialState.COMPLETE
 

@@ -121,7 +121,6 @@ class TestLikeness:
         "values",
         [
             {"train__lr": 0.5},
-            {"train__optimizer": "adam"},
             {"train__epochs": 3},
             {"model__dropout": 0.25},
             {"evaluate__pictures": 0},
@@ -136,6 +135,7 @@ class TestLikeness:
         "values",
         [
             {"proposals__count": 300},
+            {"train__optimizer": "adam"},
             {"proposals__count": None},
             {"train__scales_px": [480]},
             {"evaluate__flip": True},
