@@ -9,6 +9,7 @@ trial that names the same trial number: the last one speaks for it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -95,16 +96,23 @@ class Study:
                 self._storage = optuna.storages.RDBStorage(_no_template(database.url), database.engine_options)
             database.prepare(self._storage.engine)
             self._storage.engine.dispose()  # connections made before that
-            self._open("search")
-            if self._name_of("final") in optuna.get_all_study_names(self._storage):
-                self._open("final")
-            database.check(self._storage.engine)
-            self._optuna_trial = {_number(trial): (stage, trial.number) for stage, trial in self._known()}
-            self.trials()
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(self.close)
+                self._read(database)
+                on_failure.pop_all()
         except _UNREADABLE as error:
             if is_disk_full(error):
                 raise
             raise UserError(database.refusal(error)) from None
+
+    def _read(self, database: Database) -> None:
+        """All of it, so that what is damaged shows before anything is written."""
+        self._open("search")
+        if self._name_of("final") in optuna.get_all_study_names(self._storage):
+            self._open("final")
+        database.check(self._storage.engine)
+        self._optuna_trial = {_number(trial): (stage, trial.number) for stage, trial in self._known()}
+        self.trials()
 
     def close(self) -> None:
         """Gives the file back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import re
@@ -32,6 +33,8 @@ from experiments.store import SweepStore
 from experiments.study import Study
 from experiments.trial import TrialPlan, TrialState
 
+FORGOTTEN = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""Where Optuna's storage fails as it is made, nobody can close its connection but the garbage collector."""
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
@@ -225,6 +228,7 @@ class TestRefusals:
         assert not [secret for secret in (PASSWORD, ESCAPED, "s3cr3t") if secret in text]
         assert len(text.splitlines()) == 1
 
+    @FORGOTTEN
     def test_of_tables_that_a_later_optuna_made(
         self, postgres: PostgresServer, open_study: Callable[..., Study]
     ) -> None:
@@ -233,7 +237,9 @@ class TestRefusals:
         postgres.sql("UPDATE alembic_version SET version_num = 'v99.0.0'", name)
         with pytest.raises(UserError, match=r"cannot be used \(The runtime optuna .*\); upgrade what is older"):
             open_study(postgres.url(name))
+        gc.collect()
 
+    @FORGOTTEN
     def test_of_an_account_that_may_make_no_tables(
         self, postgres: PostgresServer, open_study: Callable[..., Study]
     ) -> None:
@@ -241,6 +247,7 @@ class TestRefusals:
         postgres.sql("CREATE USER guest PASSWORD 'guest'")
         with pytest.raises(UserError, match=r"permission denied for schema public.*; let the database's owner grant"):
             open_study(postgres.url(name, user="guest", password=":guest"))
+        gc.collect()
 
 
 class TestPasswords:
@@ -302,7 +309,7 @@ class TestManyPeople:
             postgres.sql(statement.replace("sweeps", name), name)
         url = postgres.url(name, user="reader", password=":choose-one")
         storage = optuna.storages.RDBStorage(url)
-        read = optuna.load_study(study_name=study.name, storage=storage)
+        read = optuna.load_study(study_name=study._name, storage=storage)
         assert [trial.state.name for trial in read.trials] == ["RUNNING"]
         with pytest.raises(optuna.exceptions.StorageInternalError, match="exception is raised during the commit"):
             read.set_user_attr("mine", 1)

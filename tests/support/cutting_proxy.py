@@ -49,9 +49,9 @@ class CuttingProxy:
             threading.Thread(target=self._connect, args=(client,), daemon=True).start()
 
     def _connect(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._server_port)) as server:
-            with contextlib.suppress(ConnectionError):
-                self._pass_on(client, server)
+        server = socket.create_connection(("127.0.0.1", self._server_port))
+        with client, server, contextlib.suppress(ConnectionError):
+            self._pass_on(client, server)
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
         is_last = False
