@@ -135,16 +135,21 @@ class TestAServerThatGoesAway:
         self, postgres: PostgresServer, database: str, open_study: Callable[..., Study], plans: tuple[TrialPlan, ...]
     ) -> None:
         study = open_study(postgres.url(database))
-        study.start(0, plans[0])
+        for number in (0, 1):
+            study.start(number, plans[number])
+        study.finish(1, state=TrialState.FAIL, value=None, stop_reason="killed")
         postgres.kill()
         try:
             for _ in range(2):
                 with pytest.raises(DatabaseAwayError, match=r"failed: Connection refused$"):
                     study.finish(0, state=TrialState.COMPLETE, value=0.5)
+                with pytest.raises(DatabaseAwayError, match=r"failed: Connection refused$"):
+                    study.start(1, plans[1], attempts=3)
         finally:
             postgres.start()
         study.finish(0, state=TrialState.COMPLETE, value=0.5)
-        assert in_optuna(study) == [(0, "COMPLETE", 0.5)]
+        study.start(1, plans[1], attempts=3)
+        assert in_optuna(study) == [(0, "COMPLETE", 0.5), (1, "FAIL", None), (1, "RUNNING", None)]
 
     @pytest.mark.parametrize("stopping", [False, True])
     def test_says_nothing_any_more(

@@ -93,11 +93,15 @@ class PostgresServer:
         children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
         return [first, *map(int, children)]
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and neither stopped nor killed since."""
+        return (self._data / "postmaster.pid").exists()
+
     def close(self) -> None:
         """Leaves nothing."""
-        if (self._data / "postmaster.pid").exists():
-            with contextlib.suppress(subprocess.CalledProcessError):  # it was killed
-                self.stop()
+        if self.is_running:
+            self.stop()
         shutil.rmtree(self._folder)
 
     def new_database(self) -> str:
