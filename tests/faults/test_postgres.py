@@ -12,7 +12,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from postgres_server import PostgresServer
+from postgres_server import PASSWORD, PostgresServer
 from real_sweep import Sweep, all_gone
 
 from wsol.data.digits import generate
@@ -64,9 +64,10 @@ def server(postgres: PostgresServer) -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def url(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    url = server.url(server.new_database())
-    monkeypatch.setenv("WSOL_STORAGE", url)
-    return url
+    database = server.new_database()
+    monkeypatch.setenv("WSOL_STORAGE", server.url(database, password=""))
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    return server.url(database)
 
 
 @pytest.fixture
@@ -109,6 +110,10 @@ def test_restarted_and_killed_in_mid_sweep(
     sweep = make_sweep()
     runner = sweep.start()
     runner.until(r"^trial 0 epoch 1/")
+    others = runner.processes() - {runner.process.pid}
+    assert len(others) >= 3, "a fork server, and attempts"
+    for variable in (b"WSOL_STORAGE=", b"PGPASSWORD="):
+        assert not [pid for pid in others if variable in Path(f"/proc/{pid}/environ").read_bytes()]
     server.restart()
     runner.until(r"^trial 2 starts on ")
     server.kill()
