@@ -28,10 +28,10 @@ from cost_ledger import PER_TRIAL, CostLedger
 from simulated_cluster import Lived, SimulatedCluster
 
 from experiments.ledger import Ledger
-from experiments.placement import gpu_slots, planned_slots
 from experiments.report.entries import entries
 from experiments.report.leaderboard import write_tables
 from experiments.scheduler import Scheduler, StopRequest
+from experiments.slots import gpu_slots, planned_slots
 from experiments.spec import load_spec
 from experiments.store import SweepStore
 from experiments.study import Study

@@ -27,7 +27,7 @@ from experiments.executors.base import (
 )
 from experiments.failures import FailureKind
 from experiments.footprint import Usage
-from experiments.placement import Slot
+from experiments.slots import Slot
 from experiments.store import TrialPaths, TrialResult, append_metrics, read_metrics, trained_s, write_result
 from experiments.trial import TrialState
 from experiments.watchdog import LEAST_S

@@ -49,6 +49,12 @@ def sweep_parser() -> argparse.ArgumentParser:
         help="where the source, packages or data of a begun sweep have changed. keep: go on with the source that was "
         "stored; new: run all trials anew with the present one",
     )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="PostgreSQL database that keeps the study, postgresql+psycopg://USER@HOST/DATABASE (default: WSOL_STORAGE,"
+        " which hides a password from ps; else a file in the sweep's folder); see docs/postgresql.md",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", metavar="0,2", help="GPUs to use, as positions among the visible ones (default: all)")
     where.add_argument("--cpu-slots", type=_positive, metavar="N", help="train on the CPU, N trials at a time")

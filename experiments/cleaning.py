@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -25,8 +26,9 @@ from experiments.shrinking import has_weights_alone, shrink
 from experiments.spec import SweepSpec
 from experiments.spec_document import KeepCheckpoints
 from experiments.spec_of_sweep import load_spec_of_sweep
-from experiments.store import StoredTrial, SweepStore, read_result, remove_trial
+from experiments.store import StoredTrial, SweepStore, read_result
 from experiments.trial import TrialState
+from wsol.atomic_file import sync_folder
 from wsol.checkpoint_files import checkpoint_files, superfluous
 
 log = logging.getLogger(__name__)
@@ -99,7 +101,7 @@ class Removal:
     def remove_trial(self, trial: StoredTrial) -> None:
         """Removes a trial's folder."""
         folder = trial.paths.folder
-        self._attempt(DROPPED, list(files_in(folder)), folder, lambda _: remove_trial(trial))
+        self._attempt(DROPPED, list(files_in(folder)), folder, lambda _: _remove_trial(trial))
 
     def record(self, kind: str, *, files: int, size: int, is_shared: bool) -> None:
         """Takes account of what was, or would be, removed."""
@@ -286,3 +288,14 @@ def removed_table(removal: Removal) -> Table:
     table.add_section()
     table.add_row("in all", str(files), bytes_text(size))
     return table
+
+
+def _remove_trial(trial: StoredTrial) -> None:
+    """Deletes a trial's folder. Stopped at any instant, it is there as it was or is among `SweepStore.temporary`."""
+    folder = trial.paths.folder
+    going = folder.with_name(f".{folder.name}.tmp")
+    if going.exists():
+        shutil.rmtree(going)
+    os.rename(folder, going)
+    sync_folder(folder.parent)
+    shutil.rmtree(going)

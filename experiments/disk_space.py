@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
 
 from experiments.failures import FailureKind, kind_of_error
-
-T = TypeVar("T")
 
 ROOM_BYTES = 8 * 2**20
 """Room that there must be at least before anything goes on."""
 LOOK_EVERY_S = 2.0
 LONGEST_WAIT_S = 300.0
-
-
-class Patiently(Protocol):
-    """Does a write that is whole or not at all, and may do it again."""
-
-    def __call__(self, action: Callable[[], T], /) -> T:
-        """What the write returned."""
-
-
-def once(action: Callable[[], T], /) -> T:
-    """Without patience."""
-    return action()
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -50,49 +34,34 @@ def has_room(folder: Path, size_bytes: int) -> bool:
     return True
 
 
-class PatientWriter:
-    """Writes of the runner, each repeated once there is room for it.
+class FullDisk:
+    """An `Obstacle` of the runner's writes.
 
     Args:
         folder: that must have room.
-        say: takes a line for people.
-        must_stop: asked again and again while it waits.
-        sleep: waits so many seconds.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        say: Callable[[str], None],
-        must_stop: Callable[[], bool],
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self._folder, self._say, self._must_stop, self._sleep = folder, say, must_stop, sleep
+    over_text = "there is room again: going on"
 
-    def write(self, action: Callable[[], T]) -> T:
-        """Does what must be whole or not at all, so that it may be repeated.
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
-        Raises:
-            KeyboardInterrupt: when the run is to stop before there is room.
-        """
-        while True:
-            try:
-                return action()
-            except Exception as error:
-                if not is_disk_full(error):
-                    raise
-                self._wait()
+    @property
+    def look_every_s(self) -> float:
+        """Between two looks for room."""
+        return LOOK_EVERY_S
 
-    def _wait(self) -> None:
-        self._say(paused_text(self._folder))
-        while True:
-            if self._must_stop():
-                raise KeyboardInterrupt
-            self._sleep(LOOK_EVERY_S)
-            if has_room(self._folder, ROOM_BYTES):
-                self._say("there is room again: going on")
-                return
+    def stopped(self, error: Exception) -> bool:
+        """Whether a write failed for want of room."""
+        return is_disk_full(error)
+
+    def paused_text(self, error: Exception) -> str:
+        """A line for people."""
+        return paused_text(self._folder)
+
+    def may_be_gone(self) -> bool:
+        """Whether there is room again."""
+        return has_room(self._folder, ROOM_BYTES)
 
 
 class Pause:

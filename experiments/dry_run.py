@@ -12,12 +12,12 @@ from rich.text import Text
 
 from experiments.final_stage import by_configuration
 from experiments.knowledge import Outcome
-from experiments.placement import Slot
 from experiments.report.entries import Entry, entries
 from experiments.reuse import Library
 from experiments.rules import rule_text
 from experiments.sampled_block import SampledBlock
 from experiments.search import BlockSearch
+from experiments.slots import Slot
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore
 from experiments.sweep_plan import drawn_before, next_draw

@@ -12,6 +12,7 @@ from typing import Literal
 
 from experiments.code_version import REPOSITORY, CodeVersion, differences, source_of
 from experiments.errors import UserError
+from experiments.storage_url import OPTION, VARIABLE, without_storage
 from experiments.store import SweepStore, number_of
 from experiments.stored_code import StoredCode, checked_snapshot, read_stored_code, store_code, write_stored_code
 
@@ -26,7 +27,7 @@ SNAPSHOT = "WSOL_CODE_SNAPSHOT"
 _SHOWN = 4
 
 
-def run_stored_source(store: SweepStore, arguments: Sequence[str]) -> None:
+def run_stored_source(store: SweepStore, arguments: Sequence[str], *, storage: str | None = None) -> None:
     """Where another source than the present one is stored, this process becomes one that runs it. Else it returns.
 
     The fork server and the attempts must import the stored source, too. A PYTHONPATH comes before an installed project;
@@ -34,9 +35,10 @@ def run_stored_source(store: SweepStore, arguments: Sequence[str]) -> None:
 
     Args:
         arguments: of the command line.
+        storage: URL that they name; it goes on in the environment, as it may have a password.
 
     Raises:
-        UserError: where the stored source is damaged.
+        UserError: where the stored source is damaged, or is from before there was a storage to name.
     """
     stored = read_stored_code(store)
     if stored is None or not _has_trained(store) or SNAPSHOT in os.environ or source_of(REPOSITORY) == stored.source:
@@ -44,7 +46,14 @@ def run_stored_source(store: SweepStore, arguments: Sequence[str]) -> None:
     folder = str(checked_snapshot(store, stored).resolve())
     path = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, SNAPSHOT: folder, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, os.path.join(folder, "runner.py"), *arguments]
+    if storage is not None:
+        environment[VARIABLE] = storage
+    if environment.get(VARIABLE) and not any(name.endswith("/storage_url.py") for name in stored.files):
+        raise UserError(
+            f"{store.folder}: the source that is stored with this sweep knows no {OPTION} and no {VARIABLE}; expected"
+            " neither with --code keep, so that its study is the file in its folder"
+        )
+    command = [sys.executable, os.path.join(folder, "runner.py"), *without_storage(arguments)]
     sys.stdout.flush()
     sys.stderr.flush()
     if os.name == "nt":  # where exec returns to the shell at once

@@ -12,8 +12,8 @@ import logging
 from pathlib import Path
 
 from experiments.code_version import CodeOf, code_unknown
-from experiments.disk_space import Patiently, once
 from experiments.knowledge import Knowledge
+from experiments.patience import Patiently, once
 from experiments.reuse import Library
 from experiments.spec_document import KeepCheckpoints, Objective
 from experiments.store import (
@@ -46,7 +46,7 @@ class Ledger:
         retry_failed: failed trials are taken up again, each from its checkpoint.
         continue_pruned: pruned ones are, too; they are not pruned a second time.
         library: results of other sweeps, which stand for trials of this one; None: every trial runs here.
-        patiently: does a write that may be repeated; see `disk_space.PatientWriter`.
+        patiently: does a write that may be repeated; see `patience.PatientWriter`.
         keep_checkpoints: `all`: those of a pruned or failed trial stay; else only the newest does.
         code_of: what a trial of a config runs now, see `CodeVersion.of_trial`.
     """
@@ -76,7 +76,7 @@ class Ledger:
         """The best complete trial of the search; of equal ones the first that was known."""
         self.adopted = 0
         """Trials that were found in other sweeps."""
-        self._in_study = study.trials()
+        self._in_study = patiently(study.trials)
         self._damaged: list[str] = []
         self.stored = self._read_folders()
         """What was there at the start."""
@@ -97,7 +97,7 @@ class Ledger:
 
     def attempts(self, trial: StoredTrial) -> int:
         """Processes that a trial has had in earlier runs of the command."""
-        in_study = self._in_study.get(trial.number)
+        in_study = self._of_study(trial)
         return in_study.attempts if in_study is not None else 0
 
     def may_be_pruned(self, plan: TrialPlan) -> bool:
@@ -113,7 +113,7 @@ class Ledger:
         """
         trial = self.trial(plan) or self._mended_by(plan)
         if trial is not None:
-            self._reconcile(plan, trial, self._in_study.get(trial.number))
+            self._reconcile(plan, trial, self._of_study(trial))
             return
         self._number(plan)
         if self._library is not None and (found := self._library.find(plan)) is not None:
@@ -153,7 +153,7 @@ class Ledger:
     def decided_before(self, plan: TrialPlan) -> str:
         """Why an earlier run of the command decided to stop a trial's configuration; empty where it did not."""
         trial = self.trial(plan)
-        in_study = self._in_study.get(trial.number) if trial is not None else None
+        in_study = self._of_study(trial) if trial is not None else None
         return in_study.to_be_pruned if in_study is not None else ""
 
     def note(self, plan: TrialPlan, result: TrialResult) -> None:
@@ -179,6 +179,11 @@ class Ledger:
         self._drop_older_checkpoints(paths, result)
         self.note(plan, result)
         return result
+
+    def _of_study(self, trial: StoredTrial) -> StudyTrial | None:
+        """A trial as the study has it. One that was not written to for a while may have another one of this number."""
+        in_study = self._in_study.get(trial.number)
+        return in_study if in_study is not None and in_study.signature == trial.signature else None
 
     def _read_folders(self) -> list[StoredTrial]:
         """Every trial, in order of its number. A config.json that is damaged is mended from the study."""
@@ -213,7 +218,10 @@ class Ledger:
         return trial
 
     def _reconcile(self, plan: TrialPlan, trial: StoredTrial, in_study: StudyTrial | None) -> None:
-        """A trial that the study lacks is added; one that must run again is reopened."""
+        """A trial that the study lacks is added; one that must run again is reopened.
+
+        So is one that has ended otherwise than the study says: it was kept elsewhere meanwhile.
+        """
         result = read_result(trial)
         if result is not None and self._again.get(result.state):
             if result.state is TrialState.PRUNED:
@@ -221,7 +229,7 @@ class Ledger:
             trial.paths.result.unlink()
             result = None
         state = in_study.state if in_study is not None else None
-        if state is None or (state.is_finished and result is None):
+        if state is None or (state.is_finished and (result is None or state is not self._told_as(result)[0])):
             self._patiently(lambda: self._study.start(trial.number, plan, attempts=self.attempts(trial)))
             state = TrialState.RUNNING
         self._read_reports(plan, trial)
@@ -272,9 +280,12 @@ class Ledger:
         self._patiently(lambda: self._tell_study(trial, result))
 
     def _tell_study(self, trial: StoredTrial, result: TrialResult) -> None:
+        state, value, reason = self._told_as(result)
+        self._study.finish(trial.number, state=state, value=value, stop_reason=reason)
+
+    def _told_as(self, result: TrialResult) -> tuple[TrialState, float | None, str]:
+        """State, value and stop reason: Optuna takes nothing for complete that has no value."""
         value = result.metrics.get(self._metric)
         if result.state is TrialState.COMPLETE and value is None:
-            reason = f"{self._metric} is undefined on this split"
-            self._study.finish(trial.number, state=TrialState.FAIL, value=None, stop_reason=reason)
-        else:
-            self._study.finish(trial.number, state=result.state, value=value, stop_reason=result.stop_reason)
+            return TrialState.FAIL, None, f"{self._metric} is undefined on this split"
+        return result.state, value, result.stop_reason

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.errors import printable
-from experiments.placement import Slot
+from experiments.slots import Slot
 from experiments.trial import TrialPlan
 from experiments.view import Best, Counts, cell_text, epoch_text
 

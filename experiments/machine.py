@@ -10,7 +10,7 @@ from experiments.disk_use import bytes_text
 from experiments.gpus import Gpu
 from experiments.main_memory import main_memory
 from experiments.nvml import Nvml
-from experiments.placement import Slot, cpu_slots, gpu_slots, places_on_a_gpu
+from experiments.slots import Slot, cpu_slots, gpu_slots, places_on_a_gpu
 from experiments.spec_document import Resources
 from experiments.view import counted
 

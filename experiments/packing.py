@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from experiments.device_monitor import Claim, Claims, DeviceMonitor
 from experiments.footprint import Footprints, Shape, Usage
-from experiments.placement import Need, Place, Placement, Slot
+from experiments.placement import Need, Place, Placement
+from experiments.slots import Slot
 
 PATIENCE = 2
 """A trial that is next in order and fits nowhere lets others pass while so many trials end; then a device is kept free

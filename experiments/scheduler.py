@@ -171,9 +171,11 @@ class Scheduler:
             self._pass_on_stop()
             if not self._live and (self._is_ending or not self._pause.is_on):
                 return
-            for event in self._executor.wait(WAIT_S):
+            events = self._executor.wait(WAIT_S)
+            heard_until = self._clock()  # a write of what follows may have to wait, for room or a database
+            for event in events:
                 self._take_in(event)
-            self._end_what_hangs()
+            self._end_what_hangs(heard_until)
 
     def _take_in(self, event: Event) -> None:
         if isinstance(event, SignOfLife):
@@ -199,8 +201,8 @@ class Scheduler:
             for number in self._live:
                 self._executor.kill(number)
 
-    def _end_what_hangs(self) -> None:
-        for number in self._watchdog.overdue():
+    def _end_what_hangs(self, heard_until: float) -> None:
+        for number in self._watchdog.overdue(heard_until=heard_until):
             self._view.message(f"trial {number} does not get on: it writes down what it is doing, and is ended")
             self._executor.dump_stacks(number)
         for number in self._watchdog.to_kill():

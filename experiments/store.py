@@ -147,6 +147,11 @@ class SweepStore:
         return self.folder / "study.db"
 
     @property
+    def study_id(self) -> Path:
+        """What tells the sweep's study from all others in a database that sweeps share."""
+        return self.folder / "study.id"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that runs the sweep."""
         return self.folder / "runner.lock"
@@ -269,17 +274,6 @@ def number_of(name: str) -> int:
 def belongs_to(name: str, signature: str) -> bool:
     """Whether a trial folder of this name may be that of a trial with this signature."""
     return name.partition("-")[2] == signature[:8]
-
-
-def remove_trial(trial: StoredTrial) -> None:
-    """Deletes a trial's folder. Stopped at any instant, it is there as it was or is among `SweepStore.temporary`."""
-    folder = trial.paths.folder
-    going = folder.with_name(f".{folder.name}.tmp")
-    if going.exists():
-        shutil.rmtree(going)
-    os.rename(folder, going)
-    sync_folder(folder.parent)
-    shutil.rmtree(going)
 
 
 def sweep_folders(results: Path) -> list[SweepStore]:

@@ -1,6 +1,7 @@
 """The Optuna study: which trials were started and how they ended. With sampling.py the only module that imports optuna.
 
-Promises: one process writes (it holds the sweep's lock), so what is read here is what was written.
+Promises: one process writes (it holds the sweep's lock), so what is read here is what was written. A write that failed
+may be repeated: what was done all the same, as the database's answer alone was lost, is found and not done twice.
 The trial folders are the truth about results; the study is what samplers, dashboards and other readers
 of Optuna see, and what counts attempts. Optuna cannot reopen a failed trial, so a retry adds an Optuna
 trial that names the same trial number: the last one speaks for it.
@@ -8,6 +9,7 @@ trial that names the same trial number: the last one speaks for it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -18,13 +20,14 @@ import optuna
 import sqlalchemy
 from optuna.trial import FrozenTrial, create_trial
 
+from experiments.databases import Database, SqliteFile
 from experiments.disk_space import is_disk_full
 from experiments.errors import UserError
 from experiments.trial import Draw, Stage, TrialPlan, TrialState
 
 _NUMBER, _SIGNATURE, _ATTEMPTS, _STOP_REASON = "trial", "signature", "attempts", "stop_reason"
 _TO_BE_PRUNED = "to_be_pruned"
-_CONFIG, _DRAW = "resolved_config", "draw"
+_CONFIG, _DRAW, _FOLDER = "resolved_config", "draw", "folder"
 
 _UNREADABLE = (
     sqlalchemy.exc.SQLAlchemyError,
@@ -63,37 +66,66 @@ class StudyTrial:
 class Study:
     """The study of one sweep."""
 
-    def __init__(self, *, file: Path, name: str, direction: Literal["maximize", "minimize"]) -> None:
+    def __init__(
+        self,
+        *,
+        file: Path | None = None,
+        database: Database | None = None,
+        name: str,
+        direction: Literal["maximize", "minimize"],
+    ) -> None:
         """Opens or makes the study.
 
+        Args:
+            file: of SQLite, where no database is given.
+
         Raises:
-            UserError: where the file is no study.
+            UserError: where there is no study to be had, with what to do.
+            DatabaseAwayError: where the database stops answering meanwhile.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        if database is None:
+            assert file is not None, "either of them"
+            database = SqliteFile(file)
         self._name, self._direction = name, direction
         self._studies: dict[Stage, optuna.Study] = {}
+        self._in_doubt: set[int] = set()
+        """Trials of which a write failed and may have been done all the same."""
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._storage = _sqlite(file)
-            self._open("search")
-            if self._name_of("final") in optuna.get_all_study_names(self._storage):
-                self._open("final")
-            self._check()
-            self._optuna_id = {_number(trial): trial._trial_id for _, trial in self._known()}
-            self.trials()
+            with database.alone():
+                self._storage = optuna.storages.RDBStorage(_no_template(database.url), database.engine_options)
+            database.prepare(self._storage.engine)
+            self._storage.engine.dispose()  # connections made before that
+            with contextlib.ExitStack() as on_failure:
+                on_failure.callback(self.close)
+                self._read(database)
+                on_failure.pop_all()
         except _UNREADABLE as error:
             if is_disk_full(error):
                 raise
-            reason = (str(getattr(error, "orig", error)) or type(error).__name__).splitlines()[0].rstrip(" .")
-            raise UserError(
-                f"{file}: cannot be opened as an Optuna study ({reason}); "
-                "move it away to have it rebuilt from the trial folders"
-            ) from None
+            raise UserError(database.refusal(error)) from None
+
+    def _read(self, database: Database) -> None:
+        """All of it, so that what is damaged shows before anything is written."""
+        self._open("search")
+        if self._name_of("final") in optuna.get_all_study_names(self._storage):
+            self._open("final")
+        database.check(self._storage.engine)
+        self._optuna_id = {_number(trial): trial._trial_id for _, trial in self._known()}
+        self.trials()
 
     def close(self) -> None:
         """Gives the file back."""
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+    def folder(self) -> str:
+        """Of the sweep that it is of, as `sign` was told last; empty where it never was."""
+        return str(self._studies["search"].user_attrs.get(_FOLDER, ""))
+
+    def sign(self, folder: str) -> None:
+        """Says which folder it is of, for people who look into a database that sweeps share."""
+        self._studies["search"].set_user_attr(_FOLDER, folder)
 
     def trials(self) -> dict[int, StudyTrial]:
         """Every trial by its number."""
@@ -102,6 +134,11 @@ class Study:
     def start(self, number: int, plan: TrialPlan, *, attempts: int = 0) -> None:
         """Adds a RUNNING trial: a new one, or the reopening of a finished one."""
         study = self._studies.get(plan.stage) or self._open(plan.stage)
+        if number in self._in_doubt and (added := self._added(study, number)) is not None:
+            self._optuna_id[number] = added
+            self._in_doubt.remove(number)
+            return
+        self._in_doubt.add(number)
         self._optuna_id[number] = self._storage.create_new_trial(
             study._study_id,
             create_trial(
@@ -117,6 +154,7 @@ class Study:
                 },
             ),
         )
+        self._in_doubt.remove(number)
 
     def record_attempt(self, number: int, attempts: int) -> None:
         """Notes that another process of the trial starts."""
@@ -127,7 +165,11 @@ class Study:
         self._set_attr(number, _TO_BE_PRUNED, stop_reason)
 
     def finish(self, number: int, *, state: TrialState, value: float | None, stop_reason: str = "") -> None:
-        """Ends a trial as COMPLETE (with its objective value) or FAIL (with a reason)."""
+        """Ends a trial as COMPLETE (with its objective value), or as PRUNED or FAIL (with a reason)."""
+        if number in self._in_doubt and self._storage.get_trial(self._optuna_id[number]).state.name == state.name:
+            self._in_doubt.remove(number)
+            return
+        self._in_doubt.add(number)
         if stop_reason:
             self._set_attr(number, _STOP_REASON, stop_reason)
         values = None
@@ -135,13 +177,7 @@ class Study:
             assert value is not None, f"trial {number} is complete without a value"
             values = [value]
         self._storage.set_trial_state_values(self._optuna_id[number], optuna.trial.TrialState[state.name], values)
-
-    def _check(self) -> None:
-        """Finds a file that was torn or overwritten in its midst, before anything is written to it."""
-        with self._storage.engine.connect() as connection:
-            problem = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
-        if problem != "ok":
-            raise RuntimeError(problem)
+        self._in_doubt.remove(number)
 
     def _name_of(self, stage: Stage) -> str:
         return self._name if stage == "search" else f"{self._name} (final stage)"
@@ -164,6 +200,13 @@ class Study:
             for trial in study.get_trials(deepcopy=False)
             if _NUMBER in trial.user_attrs
         ]
+
+    def _added(self, study: optuna.Study, number: int) -> int | None:
+        """Optuna's id of a trial that was added though nobody heard of it; None where it was not."""
+        for trial in reversed(study.get_trials(deepcopy=False)):
+            if trial.user_attrs.get(_NUMBER) == number:
+                return trial._trial_id if trial._trial_id != self._optuna_id.get(number) else None
+        return None
 
     def _set_attr(self, number: int, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(self._optuna_id[number], key, value)
@@ -188,25 +231,6 @@ def _study_trial(stage: Stage, trial: FrozenTrial) -> StudyTrial:
     )
 
 
-def _sqlite(file: Path) -> optuna.storages.RDBStorage:
-    """SQLite in WAL mode: readers (a dashboard) never block the writer, and a crash leaves a readable file.
-
-    BEGIN IMMEDIATE takes the write lock at once: Optuna's SELECT ... FOR UPDATE does nothing on SQLite.
-    """
-    url = sqlalchemy.URL.create("sqlite", database=str(file))
-    storage = optuna.storages.RDBStorage(
-        url.render_as_string(hide_password=False), engine_kwargs={"connect_args": {"timeout": 60}}
-    )
-
-    @sqlalchemy.event.listens_for(storage.engine, "connect")
-    def _on_connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # transactions are ours, not the driver's
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    @sqlalchemy.event.listens_for(storage.engine, "begin")
-    def _on_begin(connection: sqlalchemy.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    storage.engine.dispose()  # connections made before the listeners
-    return storage
+def _no_template(url: str) -> str:
+    """Optuna takes braces in a URL for places to fill in."""
+    return url.replace("{", "{{").replace("}", "}}")

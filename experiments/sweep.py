@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -28,12 +28,13 @@ from experiments.input_checks import check_inputs
 from experiments.json_file import write_json, write_text
 from experiments.live_view import LiveView
 from experiments.machine import Machine, this_machine
-from experiments.placement import Slot
 from experiments.report.entries import entries, has_work_left
 from experiments.report.leaderboard import write_tables
 from experiments.report.terminal import print_report
 from experiments.reuse import Library
+from experiments.slots import Slot
 from experiments.spec import SweepSpec, load_spec, spec_name
+from experiments.storage_url import StorageUrl, take_storage
 from experiments.store import SweepStore
 from experiments.time_estimate import footprints, history
 from experiments.trial import TrialState
@@ -41,7 +42,10 @@ from experiments.view import PlainView, View
 from wsol.parent_death import STOPPING_SIGNALS
 
 if TYPE_CHECKING:
-    from experiments.scheduler import StopRequest
+    from experiments.databases import Database
+    from experiments.executors.attended import AttendedExecutor
+    from experiments.scheduler import Scheduler, StopRequest
+    from experiments.study import Study
 
 ONE_SIGNAL_S = 2.0
 """Signals of a batch system that come so soon after the first are the same."""
@@ -58,11 +62,12 @@ class Options:
         arguments: all of it, as it was given, for a stored source that runs it instead.
         code: what to do where the source, the packages or the data have changed; None: ask.
         reuse: results of other sweeps in the same folder stand for trials of this one.
+        storage: URL of the database that the study is kept in; None: as the environment says, else a file.
     """
 
     results: Path = Path("results")
     settings: tuple[str, ...] = ()
-    arguments: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = field(default=(), repr=False)
     code: Choice | None = None
     dry_run: bool = False
     retry_failed: bool = False
@@ -70,6 +75,7 @@ class Options:
     reuse: bool = True
     gpus: str | None = None
     cpu_slots: int | None = None
+    storage: str | None = field(default=None, repr=False)
 
 
 def run(file: Path, options: Options) -> int:
@@ -82,7 +88,9 @@ def run(file: Path, options: Options) -> int:
         UserError: before anything is started, for a fault in the spec or the command line.
     """
     if options.code == "keep":  # first of all: the present source may not even read what the stored one reads
-        run_stored_source(SweepStore(options.results / spec_name(file, options.settings)), options.arguments)
+        store = SweepStore(options.results / spec_name(file, options.settings))
+        run_stored_source(store, options.arguments, storage=options.storage)
+    storage = take_storage(options.storage, os.environ)
     spec = load_spec(file, options.settings)
     check_inputs(spec)
     store = SweepStore(options.results / spec.name)
@@ -97,7 +105,7 @@ def run(file: Path, options: Options) -> int:
             log.warning("%s", reason)
         print_dry_run(console, spec, store, machine.slots, library=_library(store, version, options))
         return 0
-    status = _run(spec, store, machine, console, options, version)
+    status = _run(spec, store, machine, console, options, version, storage)
     print_report(console, spec, entries(spec, store))
     console.print(Text(f"results in {store.folder} ({weight_text(weigh(store.folder))})"))
     return status
@@ -110,19 +118,21 @@ def _run(
     console: Console,
     options: Options,
     version: CodeVersion,
+    storage: StorageUrl | None,
 ) -> int:
     """Under the sweep's lock: reconcile, prepare, run, write the tables."""
     # what only a real run needs, and a dry run must not wait for
-    from experiments.disk_space import PatientWriter
+    from experiments.databases import DatabaseAway
+    from experiments.disk_space import FullDisk
     from experiments.environment import environment
+    from experiments.executors.attended import AttendedExecutor
     from experiments.executors.local import LocalExecutor
     from experiments.ledger import Ledger
     from experiments.local_monitor import LocalMonitor
     from experiments.lock import sweep_lock
-    from experiments.prepare import prepare
+    from experiments.patience import PatientWriter
     from experiments.scheduler import Scheduler, StopRequest, exit_status
     from experiments.shrinking import shrink_left_over
-    from experiments.study import Study
 
     stop = StopRequest()
     with (
@@ -130,23 +140,31 @@ def _run(
         sweep_lock(store.lock, say=lambda line: console.print(Text(line))),
         contextlib.ExitStack() as stack,
     ):
-        objective = spec.objective  # a study has one objective for life: another one is another study in the file
-        name = f"{spec.name}: {objective.direction} {objective.metric}"
         view = _view(console, spec, machine.slots)
         stack.callback(view.stop)
-        patiently = PatientWriter(store.folder, say=view.message, must_stop=lambda: stop.asked).write
+        executor = LocalExecutor(slots=machine.slots)
+        stack.callback(executor.close)
+        attended = AttendedExecutor(executor)
+        patiently = PatientWriter(
+            FullDisk(store.folder),
+            DatabaseAway(),
+            say=view.message,
+            must_stop=lambda: stop.asked,
+            sleep=attended.pass_time,
+        ).write
+        database = _database(store, storage, stop)
+        with database.alone():
+            pass  # so that nothing is written before it is known to be there
         if _has_work_left(spec, store, options):
             patiently(lambda: admit(store, version, choice=options.code, code=spec.code))
-        study = patiently(lambda: Study(file=store.study, name=name, direction=objective.direction))
+        study = patiently(lambda: _study(spec, store, database))
         stack.callback(study.close)
         patiently(lambda: write_text(store.spec, spec.text))
         patiently(lambda: write_json(store.environment, environment()))
-        executor = LocalExecutor(slots=machine.slots)
-        stack.callback(executor.close)
         ledger = Ledger(
             store=store,
             study=study,
-            objective=objective,
+            objective=spec.objective,
             retry_failed=options.retry_failed,
             continue_pruned=options.continue_pruned,
             patiently=patiently,
@@ -158,23 +176,62 @@ def _run(
         stack.callback(monitor.close)
         known = footprints(history(entries(spec, store), options.results))
         scheduler = Scheduler(
-            spec=spec, ledger=ledger, executor=executor, view=view, stop=stop, monitor=monitor, known=known
+            spec=spec, ledger=ledger, executor=attended, view=view, stop=stop, monitor=monitor, known=known
         )
-        if plans := scheduler.plans_to_run():
+        if scheduler.plans_to_run():
             executor.warm_up()
-            prepare(plans, workers=usable_cores(), view=view)
-        with _stop_on_signals(stop):
-            scheduler.run()
-        if plans := scheduler.enter_final_stage():
-            prepare(plans, workers=usable_cores(), view=view)
-            with _stop_on_signals(stop):
-                scheduler.run_final_stage()
+        _train(scheduler, attended, stop, view)
         found = entries(spec, store)
         with _stop_on_signals(stop):
             patiently(lambda: write_tables(store, spec, found))
         if not stop.asked:
             shrink_left_over(found, spec.resources.keep_checkpoints, warn=lambda text: view.message(f"warning: {text}"))
         return exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
+
+
+def _train(scheduler: Scheduler, attended: AttendedExecutor, stop: StopRequest, view: View) -> None:
+    """The search, then the final stage, each after what its trials share is there."""
+    from experiments.prepare import prepare
+
+    if plans := scheduler.plans_to_run():
+        prepare(plans, workers=usable_cores(), view=view)
+    with _stop_on_signals(stop), _save_when_interrupted(attended, stop, view):
+        scheduler.run()
+    if plans := scheduler.enter_final_stage():
+        prepare(plans, workers=usable_cores(), view=view)
+        with _stop_on_signals(stop), _save_when_interrupted(attended, stop, view):
+            scheduler.run_final_stage()
+
+
+def _database(store: SweepStore, storage: StorageUrl | None, stop: StopRequest) -> Database:
+    from experiments.databases import SqliteFile
+
+    if storage is None:
+        if store.study_id.exists():
+            log.warning(
+                "%s: was kept in a database before (--storage); its study goes on in %s", store.folder, store.study
+            )
+        return SqliteFile(store.study)
+    from experiments.postgresql import PostgresDatabase
+
+    return PostgresDatabase(storage, must_stop=lambda: stop.asked)
+
+
+def _study(spec: SweepSpec, store: SweepStore, database: Database) -> Study:
+    """A study has one objective for life: another one is another study."""
+    from experiments.shared_study import claim, sweep_id
+    from experiments.study import Study
+
+    name = f"{spec.name}: {spec.objective.direction} {spec.objective.metric}"
+    if not database.is_shared:
+        return Study(database=database, name=name, direction=spec.objective.direction)
+    study = Study(database=database, name=f"{name} ({sweep_id(store)})", direction=spec.objective.direction)
+    try:
+        claim(study, store)
+    except BaseException:
+        study.close()
+        raise
+    return study
 
 
 def _has_work_left(spec: SweepSpec, store: SweepStore, options: Options) -> bool:
@@ -237,6 +294,19 @@ def _stop_on_signals(stop: StopRequest) -> Iterator[None]:
         for number in STOPPING_SIGNALS:
             stack.enter_context(_handler(number, on_signal))
         yield
+
+
+@contextlib.contextmanager
+def _save_when_interrupted(executor: AttendedExecutor, stop: StopRequest, view: View) -> Iterator[None]:
+    """A stop that comes while something is waited for: attempts save all the same; the folders tell the next run."""
+    from experiments.scheduler import STOP_WITHIN_S
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        view.message("stopping: running trials save and end")
+        executor.save_all(within_s=STOP_WITHIN_S, at_once=lambda: stop.now)
+        raise
 
 
 @contextlib.contextmanager

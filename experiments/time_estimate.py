@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.footprint import Footprints, shape_of
-from experiments.placement import planned_slots
 from experiments.report.entries import Entry
+from experiments.slots import planned_slots
 from experiments.store import TrialResult, read_result, sweep_folders
 from experiments.trial import TrialPlan, TrialState
 

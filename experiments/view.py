@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
 from experiments.errors import printable
-from experiments.placement import Slot
+from experiments.slots import Slot
 from experiments.trial import TrialPlan
 
 

@@ -74,12 +74,16 @@ class Watchdog:
         self._deadlines.pop(number, None)
         return self._dumping.pop(number, None) is not None
 
-    def overdue(self) -> list[int]:
-        """Trials whose attempt has just become overdue: it is to write down its stacks. Each is named once."""
+    def overdue(self, *, heard_until: float) -> list[int]:
+        """Trials whose attempt has just become overdue: it is to write down its stacks. Each is named once.
+
+        Args:
+            heard_until: when the signs of life were read last, on the watchdog's clock. What came later counts, too.
+        """
         now = self._clock()
-        if now < self._look_at:
+        if heard_until < self._look_at:
             return []
-        found = [number for number, deadline in self._deadlines.items() if now >= deadline]
+        found = [number for number, deadline in self._deadlines.items() if heard_until >= deadline]
         for number in found:
             del self._deadlines[number]
             self._dumping[number] = now + DUMP_S

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgres_server import PostgresServer, binaries
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # So a shell starts what it runs in the background, and every process below inherits it: no test of an interrupt
@@ -28,3 +30,13 @@ def shared_dir() -> Path:
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's own cache."""
     monkeypatch.setenv("WSOL_CACHE", str(tmp_path_factory.getbasetemp() / "wsol-cache"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server for all tests: each makes a database of its own in it."""
+    if binaries() is None:
+        pytest.skip("needs the programs of a PostgreSQL server (Debian: apt-get install postgresql)")
+    server = PostgresServer()
+    yield server
+    server.close()

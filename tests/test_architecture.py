@@ -199,8 +199,14 @@ class TestDirection:
         assert offenders(known, in_package("experiments")) == {"experiments.arguments": {"argparse"}}
 
     def test_only_the_study_and_the_samplers_know_optuna(self) -> None:
-        found = offenders(lambda module: outside(module, lazy=True) & {"optuna", "sqlalchemy"})
-        assert found.keys() == {"experiments.study", "experiments.sampling"}
+        assert offenders(lambda module: outside(module, lazy=True) & {"optuna"}).keys() == {
+            "experiments.study",
+            "experiments.sampling",
+        }
+
+    def test_only_what_keeps_studies_knows_databases(self) -> None:
+        found = offenders(lambda module: outside(module, lazy=True) & {"sqlalchemy", "psycopg"})
+        assert found.keys() == {f"experiments.{name}" for name in ("study", "databases", "postgresql", "storage_url")}
 
     def test_only_the_spec_reader_knows_yaml(self) -> None:
         assert offenders(lambda module: outside(module, lazy=True) & {"yaml"}).keys() == {"experiments.yaml_source"}

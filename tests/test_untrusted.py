@@ -6,17 +6,19 @@ import ast
 import io
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from postgres_server import ESCAPED, PASSWORD, PostgresServer
 from rich.console import Console
 
 from experiments.errors import printable
 from experiments.live_view import LiveView
-from experiments.placement import cpu_slots
+from experiments.slots import cpu_slots
 from experiments.view import PlainView
 from wsol.config import check_class_names
 
@@ -139,13 +141,9 @@ def test_class_names_are_printable(name: str) -> None:
         check_class_names(("cat", name))
 
 
-def test_secrets_reach_no_file_and_no_terminal(tmp_path: Path) -> None:
-    """What the environment holds for other programs, and this one for its trackers."""
-    secrets = {
-        "WANDB_API_KEY": "s3cr3t-wandb-key",
-        "DATABASE_URL": "postgresql://me:s3cr3t-password@host/db",
-        "AWS_SECRET_ACCESS_KEY": "s3cr3t-aws",
-    }
+@pytest.fixture
+def diverging(tmp_path: Path) -> Path:
+    """A spec whose one trial diverges, so that tracebacks are among the files."""
     spec = tmp_path / "tiny.yaml"
     spec.write_text(
         json.dumps(
@@ -164,15 +162,66 @@ def test_secrets_reach_no_file_and_no_terminal(tmp_path: Path) -> None:
     from wsol.data.digits import generate
 
     generate(tmp_path / "data", seed=0, train=2, val=2, test=1, image_px=48)
-    done = subprocess.run(
-        [sys.executable, "runner.py", spec, "--results", tmp_path / "results", "--cpu-slots", "1"],
+    return spec
+
+
+def run_sweep(spec: Path, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The real command, with results beside the spec."""
+    return subprocess.run(
+        [sys.executable, "runner.py", spec, "--results", spec.parent / "results", "--cpu-slots", "1", *options],
         cwd=REPOSITORY,
-        env={**os.environ, **secrets},
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1, done.stdout + done.stderr  # it diverges: tracebacks are among the files
-    files = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
-    assert len(files) > 8
+
+
+def files_with(folder: Path, secrets: Sequence[str]) -> list[Path]:
+    """How the source differs from its commit is left out: it may be this very test."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".diff"]
+    return [path for path in files if any(secret.encode() in path.read_bytes() for secret in secrets)]
+
+
+def test_secrets_reach_no_file_and_no_terminal(diverging: Path) -> None:
+    """What the environment holds for other programs, and this one for its trackers."""
+    secrets = {
+        "WANDB_API_KEY": "s3cr3t-wandb-key",
+        "DATABASE_URL": "postgresql://me:s3cr3t-password@host/db",
+        "AWS_SECRET_ACCESS_KEY": "s3cr3t-aws",
+    }
+    done = run_sweep(diverging, **secrets)
+    assert done.returncode == 1, done.stdout + done.stderr
+    results = diverging.parent / "results"
+    assert len([path for path in results.rglob("*") if path.is_file()]) > 8
     assert "s3cr3t" not in done.stdout + done.stderr
-    assert [path for path in files if b"s3cr3t" in path.read_bytes()] == []
+    assert files_with(results, ["s3cr3t"]) == []
+
+
+def test_a_databases_password_reaches_no_file_and_no_terminal(diverging: Path, postgres: PostgresServer) -> None:
+    """By the option, by the environment; in a run, in the next one, in a refusal, in a dry run."""
+    secrets = [PASSWORD, ESCAPED, "s3cr3t"]
+    database = postgres.new_database()
+    url, results = postgres.url(database), diverging.parent / "results"
+    wrong = postgres.url(database, password=":s3cr3t%2Fword")
+    runs = [
+        (1, run_sweep(diverging, "--storage", url)),
+        (1, run_sweep(diverging, "--retry-failed", WSOL_STORAGE=url)),
+        (0, run_sweep(diverging, "--dry-run", WSOL_STORAGE=url)),
+        (2, run_sweep(diverging, "--storage", wrong)),
+        (2, run_sweep(diverging, WSOL_STORAGE=postgres.url(database, password=""), PGPASSWORD="s3cr3t")),
+        (2, run_sweep(diverging, WSOL_STORAGE=wrong.replace(":s3cr3t%2F", ":s3cr3t@x/"))),
+    ]
+    assert [done.returncode for _, done in runs] == [status for status, _ in runs]
+    for _, done in runs:
+        assert not [secret for secret in secrets if secret in done.stdout + done.stderr]
+    for _, done in runs[3:]:
+        assert not re.search(r"\bword\b", done.stderr), "the end of a password that was not escaped"
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert done.stdout == ""
+    assert (results / "tiny" / "study.id").exists()
+    assert files_with(results, secrets) == []
+    kept = "SELECT study_name FROM studies UNION SELECT value_json FROM study_user_attributes"
+    kept += " UNION SELECT value_json FROM trial_user_attributes"
+    rows = postgres.sql(kept, database)
+    assert len(rows) > 3
+    assert not [row for row in rows if any(secret in row[0] for secret in secrets)]

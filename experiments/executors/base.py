@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from experiments.footprint import Usage
-from experiments.placement import Slot
+from experiments.slots import Slot
 from experiments.spec_document import KeepCheckpoints
 
 

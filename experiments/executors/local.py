@@ -24,7 +24,7 @@ from experiments.executors.base import (
     SignOfLife,
 )
 from experiments.kernel_oom import oom_kills
-from experiments.placement import Slot
+from experiments.slots import Slot
 from wsol.parent_death import STOPPING_SIGNALS
 
 WARM_MODULES = ("torch", "torchvision", "timm", "wsol.build", "wsol.training")

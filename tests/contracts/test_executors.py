@@ -22,7 +22,7 @@ import pytest
 from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Event, Executor, Measured, SignOfLife
 from experiments.executors.local import LocalExecutor
 from experiments.failures import FailureKind, classify
-from experiments.placement import cpu_slots
+from experiments.slots import cpu_slots
 from experiments.store import StoredTrial, TrialPaths, read_metrics, read_result
 from experiments.trial import TrialState, signature
 from wsol.config import ExperimentConfig
@@ -385,7 +385,7 @@ OWNER = {
         from pathlib import Path
         from experiments.executors.base import AttemptRequest, EpochDone
         from experiments.executors.local import LocalExecutor
-        from experiments.placement import Slot
+        from experiments.slots import Slot
         from experiments.trial import signature
         from wsol.config import ExperimentConfig
 

@@ -15,7 +15,7 @@ from observed_attempt import observed_attempt
 
 from experiments.executors.base import AttemptRequest
 from experiments.executors.local import warm_context
-from experiments.placement import Slot
+from experiments.slots import Slot
 from experiments.trial import signature
 from wsol.config import ExperimentConfig
 from wsol.data.digits import generate

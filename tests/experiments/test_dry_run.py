@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from experiments.dry_run import MAX_ROWS, print_dry_run
-from experiments.placement import cpu_slots
 from experiments.reuse import Library
+from experiments.slots import cpu_slots
 from experiments.spec import SweepSpec
 from experiments.store import StoredTrial, SweepStore, TrialResult, write_result
 from experiments.trial import TrialPlan, TrialState

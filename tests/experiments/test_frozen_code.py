@@ -255,6 +255,39 @@ class TestRunStoredSource:
         assert (environment["PYTHONSAFEPATH"], environment[SNAPSHOT]) == ("1", folder)
         assert environment.keys() >= os.environ.keys()
 
+    @pytest.mark.parametrize("said", ["option", "environment"])
+    def test_a_storage_goes_on_in_the_environment(
+        self, begun: SweepStore, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, said: str
+    ) -> None:
+        """It may have a password, and others see a command line."""
+        monkeypatch.setattr(frozen_code, "source_of", lambda _: "another")
+        url = "postgresql://me:s3cr3t@h/db"
+        monkeypatch.setenv("WSOL_STORAGE", "postgresql://other" if said == "option" else url)
+        if said == "option":
+            run_stored_source(begun, ["--storage", url, "spec.yaml"], storage=url)
+        else:
+            run_stored_source(begun, ["spec.yaml"])
+        ((_, command, environment),) = calls
+        assert command[2:] == ["spec.yaml"]
+        assert environment["WSOL_STORAGE"] == url
+
+    def test_a_source_from_before_there_was_a_storage(
+        self, begun: SweepStore, calls: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(frozen_code, "source_of", lambda _: "another")
+        stored = read_stored_code(begun)
+        assert stored is not None
+        files = {name: digest for name, digest in stored.files.items() if name != "experiments/storage_url.py"}
+        write_stored_code(begun, replace(stored, files=files))
+        with pytest.raises(UserError, match="the source that is stored with this sweep knows no --storage and no WSOL"):
+            run_stored_source(begun, ["--storage", "url", "spec.yaml"], storage="url")
+        monkeypatch.setenv("WSOL_STORAGE", "url")
+        with pytest.raises(UserError, match="expected neither with --code keep"):
+            run_stored_source(begun, ["spec.yaml"])
+        monkeypatch.setenv("WSOL_STORAGE", "")
+        run_stored_source(begun, ["spec.yaml"])
+        assert len(calls) == 1
+
     def test_not_where_it_is_the_present_one(self, begun: SweepStore, calls: list[tuple[Any, ...]]) -> None:
         run_stored_source(begun, [])
         assert calls == []

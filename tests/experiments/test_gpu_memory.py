@@ -10,7 +10,8 @@ from simulated_driver import GIB, IS_LOST, SimulatedDriver, SimulatedGpu, a100, 
 from experiments import gpu_memory
 from experiments.devices import visible_gpus
 from experiments.gpu_memory import GpuMemory
-from experiments.placement import Reading, Slot
+from experiments.placement import Reading
+from experiments.slots import Slot
 
 COMPUTE, GRAPHICS, MPS = (f"nvmlDeviceGet{kind}RunningProcesses" for kind in ("Compute", "Graphics", "MPSCompute"))
 

@@ -97,6 +97,34 @@ class TestReconcile:
         assert ledger.attempts(trial) == 2
         assert (sweep.study().trials()[0].state, sweep.study().trials()[0].attempts) == (TrialState.RUNNING, 2)
 
+    @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED])
+    def test_one_that_ended_otherwise_than_a_study_says_that_was_put_aside_meanwhile(
+        self, sweep: Sweep, plan: TrialPlan, state: TrialState
+    ) -> None:
+        """It failed, then the sweep was kept in a database, where it was taken up again."""
+        trial = finished(sweep, plan, TrialState.FAIL)
+        write_result(trial.paths, result(plan, state, attempts=5))
+        for _ in range(2):
+            sweep.ledger().reconcile(plan)
+            known = sweep.study().trials()[0]
+            assert (known.state, known.stop_reason) == (state, result(plan, state).stop_reason)
+        assert sweep.values() == ([None, 0.5] if state is TrialState.COMPLETE else [None, None])
+
+    def test_one_of_the_same_number_in_such_a_study_is_another(
+        self, sweep: Sweep, plans: tuple[TrialPlan, ...]
+    ) -> None:
+        study = sweep.study()
+        study.start(0, plans[1], attempts=4)
+        study.record_decision(0, "asha")
+        study.close()
+        trial = sweep.folder_of(plans[0])
+        write_result(trial.paths, result(plans[0]))
+        ledger = sweep.ledger()
+        assert (ledger.attempts(trial), ledger.decided_before(plans[0])) == (0, "")
+        ledger.reconcile(plans[0])
+        known = sweep.study().trials()[0]
+        assert (known.signature, known.state) == (plans[0].signature, TrialState.COMPLETE)
+
     def test_a_damaged_result_is_named_and_counts_as_none(
         self, sweep: Sweep, plan: TrialPlan, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from experiments.live_view import LiveView
-from experiments.placement import Slot
+from experiments.slots import Slot
 from experiments.spec import SweepSpec
 from experiments.trial import TrialPlan
 from experiments.view import Best, Counts

@@ -10,7 +10,7 @@ from experiments.claims import SharedClaims
 from experiments.device_monitor import Claim, DeviceMonitor
 from experiments.devices import visible_gpus
 from experiments.local_monitor import HOST, LocalMonitor
-from experiments.placement import Slot
+from experiments.slots import Slot
 
 
 def test_reads_the_gpus_and_the_main_memory() -> None:

@@ -24,7 +24,8 @@ from simulated_machine import (
 from experiments.device_monitor import Claim, Claims
 from experiments.footprint import Footprints, Usage
 from experiments.packing import PATIENCE, ROUNDS, Asker, Packing, left_s
-from experiments.placement import Reading, gpu_slots
+from experiments.placement import Reading
+from experiments.slots import gpu_slots
 
 A, B = ("a",), ("b",)
 

@@ -8,21 +8,8 @@ from typing import Literal
 import pytest
 from simulated_machine import GB, gpus
 
-from experiments.placement import (
-    FOREIGN_SHARE,
-    RESERVE,
-    SETTLE_LOOKS,
-    Need,
-    Place,
-    Placement,
-    Reading,
-    Slot,
-    cpu_slots,
-    deal_cores,
-    gpu_slots,
-    places_on_a_gpu,
-    planned_slots,
-)
+from experiments.placement import FOREIGN_SHARE, RESERVE, SETTLE_LOOKS, Need, Place, Placement, Reading
+from experiments.slots import Slot, cpu_slots, deal_cores, gpu_slots, places_on_a_gpu, planned_slots
 
 
 def test_a_gpu_is_a_slot_and_the_cores_are_shared() -> None:

@@ -13,12 +13,12 @@ from experiments import disk_space
 from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event, SignOfLife
 from experiments.failures import MOST_KILLS, FailureKind
 from experiments.ledger import Ledger
-from experiments.placement import cpu_slots
 from experiments.scheduler import STOP_WITHIN_S, Scheduler, StopRequest, exit_status
+from experiments.slots import cpu_slots
 from experiments.spec import load_spec
 from experiments.store import SweepStore, TrialPaths, TrialResult, append_metrics, read_result, write_result
 from experiments.study import Study
-from experiments.trial import TrialState
+from experiments.trial import TrialPlan, TrialState
 from experiments.view import PlainView
 from experiments.watchdog import DUMP_S, START_S
 
@@ -313,6 +313,26 @@ def test_a_hang_dumps_stacks_is_killed_and_retried_once(tmp_path: Path, capsys: 
     assert ended - dumped == pytest.approx(DUMP_S, abs=0.6)
     assert [what for what, _, _ in lab.did] == ["dump", "kill", "dump", "kill"]
     assert "failed (hang): no step came to its end; log.txt has the stacks" in capsys.readouterr().out
+
+
+def test_a_runner_that_had_to_wait_for_a_write_ends_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not read what the attempts said meanwhile."""
+    lab = Lab(tmp_path, lrs=[0.1], slots=2)
+    note = Ledger.note
+
+    def note_late(ledger: Ledger, plan: TrialPlan, result: TrialResult) -> None:
+        lab.now += 1000.0
+        note(ledger, plan, result)
+
+    monkeypatch.setattr(Ledger, "note", note_late)
+
+    def script(request: AttemptRequest) -> Steps:
+        if request.number == 0:
+            return complete(request)
+        return [SignOfLife(request.number, 60.0), None, SignOfLife(request.number, 60.0), *complete(request)]
+
+    assert lab.run(script) == 0
+    assert lab.did == []
 
 
 def test_an_attempt_that_never_gives_a_sign(tmp_path: Path) -> None:

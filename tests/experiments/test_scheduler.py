@@ -13,8 +13,8 @@ import pytest
 from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event
 from experiments.failures import FailureKind
 from experiments.ledger import Ledger
-from experiments.placement import cpu_slots
 from experiments.scheduler import Scheduler, exit_status
+from experiments.slots import cpu_slots
 from experiments.spec import SweepSpec, load_spec
 from experiments.store import SweepStore, TrialPaths, TrialResult, append_metrics, read_result, write_result
 from experiments.study import Study

@@ -1,3 +1,5 @@
+"""The study's file. What a study is wherever it is kept: tests/contracts/test_studies.py."""
+
 from __future__ import annotations
 
 import contextlib
@@ -8,12 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import optuna
 import pytest
 
 from experiments.errors import UserError
 from experiments.spec import SweepSpec
-from experiments.study import Study, StudyTrial
+from experiments.study import Study
 from experiments.trial import TrialPlan, TrialState
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,91 +43,6 @@ def plans(load: Callable[[str], SweepSpec]) -> tuple[TrialPlan, ...]:
 
 def open_study(file: Path) -> Study:
     return Study(file=file, name="sweep", direction="maximize")
-
-
-class TestLifeOfATrial:
-    def test_started_and_finished_and_read_again(self, file: Path, plans: tuple[TrialPlan, ...]) -> None:
-        study = open_study(file)
-        assert study.trials() == {}
-        study.start(0, plans[0])
-        study.start(1, plans[1])
-        assert study.trials()[0] == StudyTrial(0, plans[0].signature, TrialState.RUNNING, "", 0)
-        study.record_attempt(0, 1)
-        study.record_attempt(1, 1)
-        study.record_attempt(1, 2)
-        study.finish(0, state=TrialState.COMPLETE, value=0.75)
-        study.finish(1, state=TrialState.FAIL, value=None, stop_reason="non_finite_loss")
-        expected = {
-            0: StudyTrial(0, plans[0].signature, TrialState.COMPLETE, "", 1),
-            1: StudyTrial(1, plans[1].signature, TrialState.FAIL, "non_finite_loss", 2),
-        }
-        assert study.trials() == expected
-        assert open_study(file).trials() == expected
-
-    def test_what_readers_of_optuna_see(self, file: Path, plans: tuple[TrialPlan, ...]) -> None:
-        study = open_study(file)
-        study.start(4, plans[0])
-        study.finish(4, state=TrialState.COMPLETE, value=0.75)
-        read = optuna.load_study(study_name="sweep", storage=f"sqlite:///{file}")
-        assert read.best_value == 0.75
-        assert read.best_trial.user_attrs == {
-            "trial": 4,
-            "signature": plans[0].signature,
-            "attempts": 0,
-            "seed": 3,
-            "resolved_config": plans[0].config.model_dump_json(),
-            "config/train.lr": "0.5",
-            "config/proposals.count": "null",
-        }
-
-    def test_a_trial_goes_on_in_another_run(self, file: Path, plans: tuple[TrialPlan, ...]) -> None:
-        open_study(file).start(0, plans[0], attempts=2)
-        again = open_study(file)
-        assert again.trials()[0].attempts == 2
-        again.record_attempt(0, 3)
-        again.finish(0, state=TrialState.PRUNED, value=0.5, stop_reason="asha")  # a value that is not final: not told
-        assert again.trials()[0] == StudyTrial(0, plans[0].signature, TrialState.PRUNED, "asha", 3)
-
-    def test_a_retry_is_the_same_trial(self, file: Path, plans: tuple[TrialPlan, ...]) -> None:
-        study = open_study(file)
-        for number, plan in enumerate(plans):
-            study.start(number, plan)
-            study.finish(number, state=TrialState.FAIL, value=None, stop_reason="killed")
-        study.start(0, plans[0], attempts=3)
-        assert study.trials()[0] == StudyTrial(0, plans[0].signature, TrialState.RUNNING, "", 3)
-        study = open_study(file)  # also in the next run
-        study.finish(0, state=TrialState.COMPLETE, value=0.5)
-        assert {number: trial.state for number, trial in study.trials().items()} == {0: "COMPLETE", 1: "FAIL"}
-        read = optuna.load_study(study_name="sweep", storage=f"sqlite:///{file}")
-        assert [trial.state.name for trial in read.trials] == ["FAIL", "FAIL", "COMPLETE"]  # Optuna reopens nothing
-
-    def test_a_trial_ends_once(self, file: Path, plans: tuple[TrialPlan, ...]) -> None:
-        study = open_study(file)
-        study.start(0, plans[0])
-        study.finish(0, state=TrialState.COMPLETE, value=0.5)
-        with pytest.raises(optuna.exceptions.UpdateFinishedTrialError, match="Trial#0 has already finished"):
-            study.finish(0, state=TrialState.FAIL, value=None)
-        assert study.trials()[0].state is TrialState.COMPLETE
-
-    def test_numbers_are_the_callers(self, file: Path, plans: tuple[TrialPlan, ...]) -> None:
-        """Optuna numbers its own trials; a folder that was there before the study keeps its number."""
-        study = open_study(file)
-        study.start(40, plans[0])
-        study.start(2, plans[1])
-        study.finish(40, state=TrialState.COMPLETE, value=0.5)
-        assert {number: trial.state for number, trial in study.trials().items()} == {40: "COMPLETE", 2: "RUNNING"}
-
-    def test_trials_of_others_are_not_ours(self, file: Path) -> None:
-        optuna.load_study(study_name="sweep", storage=f"sqlite:///{file}").ask()
-        assert open_study(file).trials() == {}
-
-    def test_minimize(self, tmp_path: Path, plans: tuple[TrialPlan, ...]) -> None:
-        file = tmp_path / "a folder" / "study.db"
-        study = Study(file=file, name="sweep", direction="minimize")
-        for number, (plan, value) in enumerate(zip(plans, (0.5, 0.25), strict=True)):
-            study.start(number, plan)
-            study.finish(number, state=TrialState.COMPLETE, value=value)
-        assert optuna.load_study(study_name="sweep", storage=f"sqlite:///{file}").best_value == 0.25
 
 
 class TestFile:
@@ -163,7 +79,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert [(trial.state, trial.attempts) for trial in study.trials().values()] == [("RUNNING", 1)]
         study.finish(0, state=TrialState.COMPLETE, value=0.5)
 
-    @pytest.mark.parametrize("name", ["a b", "a?b", "a#b", "a%20b", "é", "a:b@c", "[x]", "q'q"])
+    @pytest.mark.parametrize("name", ["a b", "a?b", "a#b", "a%20b", "é", "a:b@c", "[x]", "q'q", "{x}", "{"])
     def test_in_a_folder_of_any_name(self, tmp_path: Path, empty_study: Path, name: str) -> None:
         (tmp_path / name).mkdir()
         file = Path(shutil.copy(empty_study, tmp_path / name / "study.db"))

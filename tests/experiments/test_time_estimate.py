@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from experiments import time_estimate
-from experiments.placement import planned_slots
 from experiments.report.entries import Entry
 from experiments.resolve import Resolver
+from experiments.slots import planned_slots
 from experiments.space import Cell
 from experiments.store import SweepStore, TrialResult, write_result
 from experiments.time_estimate import Estimate, estimate, footprints, history

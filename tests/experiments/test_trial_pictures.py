@@ -11,7 +11,7 @@ import pytest
 
 from experiments import worker
 from experiments.executors.base import AttemptRequest
-from experiments.placement import cpu_slots
+from experiments.slots import cpu_slots
 from experiments.store import TrialPaths
 from experiments.trial import signature
 from wsol.boxes import Detections

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.placement import Slot
+from experiments.slots import Slot
 from experiments.spec import SweepSpec
 from experiments.trial import TrialPlan
 from experiments.view import Best, Counts, PlainView, cell_text, duration_text, epoch_text, value_text

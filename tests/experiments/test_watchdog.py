@@ -70,10 +70,10 @@ class TestWatchdog:
         dog.started(3)
         dog.expect(3, 60.0)
         clock.now += 59.9
-        assert dog.overdue() == []
+        assert dog.overdue(heard_until=clock.now) == []
         clock.now += 0.1
-        assert dog.overdue() == [3]
-        assert dog.overdue() == []
+        assert dog.overdue(heard_until=clock.now) == [3]
+        assert dog.overdue(heard_until=clock.now) == []
         assert dog.to_kill() == []
         clock.now += DUMP_S
         assert dog.to_kill() == [3]
@@ -86,13 +86,13 @@ class TestWatchdog:
         clock.now += START_S - 1
         dog.expect(3, 60.0)
         clock.now += 59.0
-        assert dog.overdue() == []
+        assert dog.overdue(heard_until=clock.now) == []
         dog.expect(3, 60.0)
         clock.now += 60.0
-        assert dog.overdue() == [3]
+        assert dog.overdue(heard_until=clock.now) == [3]
         dog.expect(3, 60.0)  # it was already told to end
         clock.now += DUMP_S
-        assert (dog.overdue(), dog.to_kill()) == ([], [3])
+        assert (dog.overdue(heard_until=clock.now), dog.to_kill()) == ([], [3])
 
     def test_attempts_are_told_apart_and_a_new_one_starts_anew(self, clock: Clock) -> None:
         dog = Watchdog(clock)
@@ -100,14 +100,14 @@ class TestWatchdog:
             dog.started(number)
             dog.expect(number, 60.0 * number)
         clock.now += 120.0
-        assert dog.overdue() == [1, 2]
+        assert dog.overdue(heard_until=clock.now) == [1, 2]
         assert dog.ended(1)
         assert not dog.ended(5)
         dog.started(1)
         clock.now += DUMP_S
         assert dog.to_kill() == [2]
         clock.now += START_S - DUMP_S
-        assert dog.overdue() == [1]
+        assert dog.overdue(heard_until=clock.now) == [1]
 
     def test_an_end_that_nobody_waited_for(self, clock: Clock) -> None:
         assert not Watchdog(clock).ended(9)

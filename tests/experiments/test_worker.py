@@ -18,7 +18,7 @@ from experiments import child_process, worker
 from experiments.code_version import source_of
 from experiments.executors.base import AttemptRequest
 from experiments.failures import FailureKind
-from experiments.placement import Slot, cpu_slots, gpu_slots
+from experiments.slots import Slot, cpu_slots, gpu_slots
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ import json, multiprocessing, os, signal, sys
 from pathlib import Path
 from experiments import worker
 from experiments.executors.base import AttemptRequest
-from experiments.placement import Slot
+from experiments.slots import Slot
 
 def look(request, paths, connection):
     print("printed")

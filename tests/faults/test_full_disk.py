@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from real_sweep import Sweep
 
-from experiments.disk_space import ROOM_BYTES, PatientWriter, has_room, is_disk_full
+from experiments.disk_space import ROOM_BYTES, FullDisk, has_room, is_disk_full
 from experiments.errors import UserError
 from experiments.lock import sweep_lock
+from experiments.patience import PatientWriter
 from wsol.data.digits import generate
 
 pytestmark = pytest.mark.timeout(300)
@@ -119,7 +120,7 @@ def test_a_write_of_the_runner_is_repeated(small_disk: Path) -> None:
     filler = _fill(small_disk)
     said: list[str] = []
     writer = PatientWriter(
-        small_disk, say=said.append, must_stop=lambda: False, sleep=lambda s: filler.unlink(missing_ok=True)
+        FullDisk(small_disk), say=said.append, must_stop=lambda: False, sleep=lambda s: filler.unlink(missing_ok=True)
     )
     assert writer.write(lambda: (small_disk / "file").write_text("x" * 10_000)) == 10_000
     assert [line.split(":")[0] for line in said] == ["paused", "there is room again"]
@@ -129,7 +130,7 @@ def test_a_write_of_the_runner_is_repeated(small_disk: Path) -> None:
 
 def test_a_stop_ends_the_wait(small_disk: Path) -> None:
     _fill(small_disk)
-    writer = PatientWriter(small_disk, say=lambda line: None, must_stop=lambda: True, sleep=lambda s: None)
+    writer = PatientWriter(FullDisk(small_disk), say=lambda line: None, must_stop=lambda: True, sleep=lambda s: None)
     with pytest.raises(KeyboardInterrupt, match="^$"):
         writer.write(lambda: (small_disk / "file").write_text("x" * 10_000))
 

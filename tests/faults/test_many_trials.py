@@ -14,8 +14,8 @@ from short_attempt import short_attempt
 from experiments import worker
 from experiments.executors.local import LocalExecutor
 from experiments.ledger import Ledger
-from experiments.placement import cpu_slots
 from experiments.scheduler import Scheduler
+from experiments.slots import cpu_slots
 from experiments.spec import load_spec
 from experiments.store import SweepStore
 from experiments.study import Study

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from experiments.device_monitor import Claim
 from experiments.footprint import MARGIN, Footprints, Shape, Usage
 from experiments.packing import Asker, Packing
-from experiments.placement import RESERVE, Place, Reading, Slot
+from experiments.placement import RESERVE, Place, Reading
+from experiments.slots import Slot
 
 GB = 10**9
 
