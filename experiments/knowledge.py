@@ -148,9 +148,7 @@ class Knowledge:
             return None
         standings = self._standings.get((pruner, at)) or self._begin_standings(pruner, at)
         competing, complete = standings.others(plan.configuration, by=now, later=self._heard.after(now))
-        return decision(
-            pruner, epoch=epoch, own=own, competing=competing, complete=complete, direction=self._direction
-        )
+        return decision(pruner, epoch=epoch, own=own, competing=competing, complete=complete, direction=self._direction)
 
     def _take_note_of(self, configurations: Mapping[str, Sequence[TrialPlan]]) -> None:
         """Of those that came since the last time. What there is of configurations in other hands is forgotten."""
@@ -170,9 +168,7 @@ class Knowledge:
     def _begin_standings(self, pruner: Pruner, at: int) -> Standings:
         def standing_of(configuration: str, until: float) -> Standing:
             plans = self._configurations[configuration]
-            reported = Reported(
-                curve=self._mean_curve(plans, until=until), complete=self._has_ended(plans, by=until)
-            )
+            reported = Reported(curve=self._mean_curve(plans, until=until), complete=self._has_ended(plans, by=until))
             return standing(pruner, at=at, reported=reported)
 
         standings = self._standings[pruner, at] = Standings(standing_of)
