@@ -1,9 +1,14 @@
-"""The live terminal: an overall bar, one line a slot, the best so far. Lasting events scroll above it."""
+"""The live terminal: an overall bar, one line a slot, the best so far. Lasting events scroll above it.
+
+Where there are more slots than lines, as many as fit are shown, those that are busy first, and how many more there are.
+"""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -17,6 +22,19 @@ from experiments.slots import Slot
 from experiments.trial import TrialPlan
 from experiments.view import Best, Counts, cell_text, epoch_text
 
+_OTHER_LINES = 3
+"""Of the live part, besides those of slots: the bar, the best, and one at the bottom that stays empty."""
+
+
+@dataclass
+class _Running:
+    """A trial on a slot. `newest`: what it did last, in words."""
+
+    number: int
+    plan: TrialPlan
+    newest: str
+    since: float
+
 
 class LiveView:
     """A `View` for a terminal."""
@@ -24,9 +42,9 @@ class LiveView:
     def __init__(self, *, console: Console, objective: str, slots: Sequence[Slot]) -> None:
         self._objective = objective
         self._slots = slots
-        self._running: dict[int, tuple[int, TrialPlan]] = {}  # slot index -> trial
-        self._last_epoch: dict[int, str] = {}  # trial -> its newest epoch, in words
-        self._started: dict[int, float] = {}
+        self._console = console
+        self._running: dict[int, _Running] = {}  # by the slot's index; another thread draws them
+        self._slot_of: dict[int, int] = {}  # the trial's number -> the slot's index
         self._best: Best | None = None
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
@@ -50,19 +68,20 @@ class LiveView:
 
     def launched(self, number: int, plan: TrialPlan, slot: Slot, attempt: int) -> None:
         """The slot's line changes."""
-        self._running[slot.index] = (number, plan)
-        self._last_epoch[number] = "starting" if attempt == 1 else f"continuing, attempt {attempt}"
-        self._started[number] = time.monotonic()
+        newest = "starting" if attempt == 1 else f"continuing, attempt {attempt}"
+        self._running[slot.index] = _Running(number, plan, newest, since=time.monotonic())
+        self._slot_of[number] = slot.index
 
     def epoch(self, number: int, plan: TrialPlan, row: Mapping[str, Any]) -> None:
         """The slot's line changes."""
-        self._last_epoch[number] = (
-            f"epoch {row['epoch']}/{plan.config.train.epochs}, {epoch_text(row, self._objective)}"
-        )
+        newest = f"epoch {row['epoch']}/{plan.config.train.epochs}, {epoch_text(row, self._objective)}"
+        self._running[self._slot_of[number]].newest = newest
 
     def ended(self, number: int, plan: TrialPlan, text: str, *, failed: bool) -> None:
         """A line that stays."""
-        self._running = {slot: trial for slot, trial in self._running.items() if trial[0] != number}
+        slot = self._slot_of.pop(number, None)  # None for one that ends before it begins
+        if slot is not None and (running := self._running.get(slot)) is not None and running.number == number:
+            del self._running[slot]
         line = Text(f"trial {number} ", style="red" if failed else "")
         self._live.console.print(line.append(printable(f"{text} ({cell_text(plan)})")))
 
@@ -84,16 +103,30 @@ class LiveView:
         lines = Table.grid(padding=(0, 1))
         lines.add_column(no_wrap=True)
         lines.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        for slot in self._slots:
+        shown = self._slots_that_fit()
+        for slot in shown:
             lines.add_row(Text(slot.label, style="dim"), self._slot_line(slot))
+        if more := len(self._slots) - len(shown):
+            busy = len(self._running) - sum(slot.index in self._running for slot in shown)
+            lines.add_row(Text("...", style="dim"), Text(f"and {more} more, {busy} of them busy"))
         if self._best is not None:
             text = f"{self._objective} {self._best.value:.4f}, trial {self._best.number}: {cell_text(self._best.plan)}"
             lines.add_row(Text("best", style="bold green"), Text(text))
         return Group(self._bar, lines)
 
+    def _slots_that_fit(self) -> Sequence[Slot]:
+        """All of them, or as many as the terminal has lines for, the busy ones first, in their order."""
+        room = self._console.height - _OTHER_LINES
+        if len(self._slots) <= room:
+            return self._slots
+        room = max(1, room - 1)  # the line that says how many more there are
+        busy = (slot for slot in self._slots if slot.index in self._running)
+        idle = (slot for slot in self._slots if slot.index not in self._running)
+        return list(itertools.islice(itertools.chain(busy, idle), room))
+
     def _slot_line(self, slot: Slot) -> Text:
-        if slot.index not in self._running:
+        running = self._running.get(slot.index)
+        if running is None:
             return Text("idle", style="dim")
-        number, plan = self._running[slot.index]
-        elapsed = time.monotonic() - self._started[number]
-        return Text(f"trial {number}: {self._last_epoch[number]}, {elapsed:.0f} s ({cell_text(plan)})")
+        elapsed = time.monotonic() - running.since
+        return Text(f"trial {running.number}: {running.newest}, {elapsed:.0f} s ({cell_text(running.plan)})")
