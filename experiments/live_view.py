@@ -20,7 +20,7 @@ from rich.text import Text
 from experiments.errors import printable
 from experiments.slots import Slot
 from experiments.trial import TrialPlan
-from experiments.view import Best, Counts, cell_text, epoch_text
+from experiments.view import Best, Counts, cell_text, epoch_text, left_text
 
 _OTHER_LINES = 3
 """Of the live part, besides those of slots: the bar, the best, and one at the bottom that stays empty."""
@@ -88,8 +88,9 @@ class LiveView:
     def progress(self, counts: Counts, best: Best | None) -> None:
         """The bar and the best-so-far line change."""
         self._best = best
-        failed = f", {counts.failed} failed" if counts.failed else ""
-        self._bar.update(self._task, completed=counts.finished, total=counts.total, description=f"trials{failed}")
+        parts = ["trials", f"{counts.failed} failed" if counts.failed else "", left_text(counts)]
+        text = ", ".join(part for part in parts if part)
+        self._bar.update(self._task, completed=counts.finished, total=counts.total, description=text)
 
     def message(self, text: str) -> None:
         """A line that stays."""

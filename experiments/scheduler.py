@@ -304,7 +304,10 @@ class Scheduler:
             self._common_fault.worked(live.launch)
             self._pause.got_on()
         if duration_s := event.row.get("duration_s"):
+            is_news = self._known.epoch_s(live.shape) is None
             self._known.note_epoch(live.shape, duration_s)
+            if is_news:
+                self._show_progress()
         self._ledger.known.report(plan.signature, event.row)
         self._view.epoch(event.number, plan, event.row)
         if self._pruned.prunes(plan):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
 from experiments.errors import printable
 from experiments.slots import Slot
 from experiments.trial import TrialPlan
+
+CORRECTION, LEAST_CORRECTION_S = 0.1, 60.0
+"""What is said of the end of a sweep is corrected when it is off by this share of what is left, and so much."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +112,26 @@ def duration_text(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-class PlainView:
-    """One line an event, for a log file or a pipe."""
+def left_text(counts: Counts) -> str:
+    """`about 2 h 5 min left`; empty where that is not known, or nothing is left."""
+    is_left = counts.left_s is not None and counts.finished < counts.total
+    return f"about {duration_text(counts.left_s or 0.0)} left" if is_left else ""
 
-    def __init__(self, *, objective: str, stream: TextIO | None = None) -> None:
+
+class PlainView:
+    """One line an event, for a log file or a pipe.
+
+    Args:
+        clock: in seconds.
+    """
+
+    def __init__(
+        self, *, objective: str, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._objective = objective
+        self._clock = clock
+        self._end_at: float | None = None
+        """When all will be over, as people were told last."""
         self._stream = stream or sys.stdout
         self._prepared_tenth = -1
         self._best: Best | None = None
@@ -144,13 +163,24 @@ class PlainView:
         self.message(f"trial {number} {text}")
 
     def progress(self, counts: Counts, best: Best | None) -> None:
-        """A line when the best changes."""
+        """A line when the best changes, and when the end turns out to be elsewhere than was said."""
         if best is not None and best != self._best:
             self._best = best
             done = f"{counts.finished}/{counts.total} finished"
             self.message(
                 f"{done}; best {self._objective} {best.value:.4f}, trial {best.number}: {cell_text(best.plan)}"
             )
+
+        self._correct_the_end(counts)
+
+    def _correct_the_end(self, counts: Counts) -> None:
+        if counts.left_s is None or not (text := left_text(counts)):
+            return
+        end_at = self._clock() + counts.left_s
+        said = self._end_at if self._end_at is not None else self._clock()
+        if abs(end_at - said) > max(LEAST_CORRECTION_S, CORRECTION * counts.left_s):
+            self._end_at = end_at
+            self.message(f"{counts.finished}/{counts.total} finished; {text}")
 
     def message(self, text: str) -> None:
         """One line, at once."""

@@ -72,6 +72,37 @@ def test_preparation_takes_a_line_a_tenth(view: PlainView, stream: io.StringIO, 
     assert shown[-1] == f"proposals: {total}/{total}"
 
 
+class TestTheEnd:
+    def said(self, *moments: tuple[float, int, float | None]) -> list[str]:
+        """What is told at such times, with so many of 10 trials finished and so many seconds left."""
+        stream = io.StringIO()
+        now = 0.0
+        view = PlainView(objective=METRIC, stream=stream, clock=lambda: now)
+        for moment, finished, left_s in moments:
+            now = moment
+            view.progress(Counts(total=10, finished=finished, failed=0, running=1, left_s=left_s), None)
+        return stream.getvalue().splitlines()
+
+    def test_once_and_again_when_it_was_wrong(self) -> None:
+        assert self.said((0, 0, None), (5, 1, 7200.0), (1000, 2, 6300.0), (2000, 4, 3000.0)) == [
+            "1/10 finished; about 2 h 0 min left",
+            "4/10 finished; about 50 min left",
+        ]
+
+    def test_a_little_off_is_right(self) -> None:
+        assert len(self.said((0, 0, 1000.0), (0, 1, 1111.0), (0, 2, 910.0))) == 1  # by a tenth of what is left
+        assert len(self.said((0, 0, 1000.0), (0, 1, 1112.0))) == 2
+        assert len(self.said((0, 0, 300.0), (0, 1, 360.0))) == 1  # by a minute
+        assert len(self.said((0, 0, 300.0), (0, 1, 361.0))) == 2
+
+    def test_minutes_are_not_worth_a_word(self) -> None:
+        assert self.said((0, 0, 60.0)) == []
+        assert len(self.said((0, 0, 61.0))) == 1
+
+    def test_nothing_is_left(self) -> None:
+        assert self.said((0, 10, 0.0), (0, 10, 500.0)) == []
+
+
 def test_lines_go_to_the_standard_output_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     PlainView(objective=METRIC).message("[red] is no markup here")
     assert capsys.readouterr().out == "[red] is no markup here\n"
