@@ -30,9 +30,10 @@ from simulated_cluster import Lived, SimulatedCluster
 from experiments.ledger import Ledger
 from experiments.report.entries import entries
 from experiments.report.leaderboard import write_tables
-from experiments.scheduler import Scheduler, StopRequest
+from experiments.scheduler import Scheduler
 from experiments.slots import gpu_slots, planned_slots
 from experiments.spec import load_spec
+from experiments.stopping import StopRequest
 from experiments.store import SweepStore
 from experiments.study import Study
 from experiments.trial import TrialState

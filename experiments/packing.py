@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from experiments.device_monitor import Claim, Claims, DeviceMonitor
+from experiments.disk_use import bytes_text
 from experiments.footprint import Footprints, Shape, Usage
 from experiments.placement import Need, Place, Placement
 from experiments.slots import Slot
@@ -168,6 +169,18 @@ class Packing:
     def parallel(self, shapes: Iterable[Shape]) -> int:
         """How many trials of such shapes may run at the same time, about."""
         return max(1, max((self._placement.capacity(self._need(shape)) for shape in shapes), default=1))
+
+    def why_not(self, shape: Shape) -> str:
+        """Why a trial finds no place while nothing runs, for people."""
+        if not self._placement.size:
+            return "there is no machine to run on"
+        if (found := self._placement.roomiest(self._need(shape))) is None:
+            return "other sweeps of this machine do not give way"
+        slot, left, needed = found
+        return (
+            f"other processes hold too much memory; the next trial needs {bytes_text(needed)}, {slot.label} has"
+            f" {bytes_text(left)} left"
+        )
 
     def forget(self, asker: Hashable) -> None:
         """Who asked for a place will not run."""

@@ -277,6 +277,19 @@ class Placement:
             if device.reading is not None and device.tenants
         }
 
+    def roomiest(self, need: Need) -> tuple[Slot, int, int] | None:
+        """Where nothing runs: a slot of the device with most memory left, that, and what a trial would need of it."""
+        found = max(
+            (device for device in self._devices.values() if device.reading is not None),
+            key=lambda device: device.available,
+            default=None,
+        )
+        if found is None or found.reading is None:
+            return None
+        asked = _asked(found, need)
+        least = asked if asked is not None else int(PROBE_SHARE * found.reading.total_bytes)
+        return found.free[0], max(0, found.available), least
+
     def capacity(self, need: Need) -> int:
         """How many such trials could run at the same time, if nothing else did."""
         return sum(_capacity(device, need) for device in self._devices.values())

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from experiments.agenda import Agenda
 from experiments.common_fault import CommonFault
@@ -42,6 +41,7 @@ from experiments.packing import Asker, Packing, left_s
 from experiments.placement import Place
 from experiments.pruned import PrunedConfigurations
 from experiments.spec import SweepSpec
+from experiments.stopping import STOP_WITHIN_S, StopRequest
 from experiments.store import TrialResult, read_result
 from experiments.trial import TrialPlan, TrialState
 from experiments.view import Counts, View
@@ -49,18 +49,6 @@ from experiments.watchdog import Watchdog
 
 WAIT_S = 0.5
 """Longest wait for an event, so that a signal is noticed soon."""
-STOP_WITHIN_S = 9.0
-"""What has not saved and ended by then, after the runner was asked to stop, is ended."""
-
-
-@dataclass
-class StopRequest:
-    """What people and batch systems ask of a running sweep. Safe in a signal handler, as it only notes it."""
-
-    asked: bool = False
-    """Running trials save and end; nothing new starts."""
-    now: bool = False
-    """Running trials end at once; their checkpoints are what is kept."""
 
 
 class Scheduler:
@@ -99,6 +87,8 @@ class Scheduler:
         self._live: dict[int, LiveTrial] = {}
         self._retries: deque[LiveTrial] = deque()
         self._pruned = PrunedConfigurations(spec.pruner, self._agenda, ledger)
+        self._has_said_why = False
+        """Whether people know why nothing runs."""
         self._stopping: float | None = None
         """When running trials were asked to stop."""
         self.gave_up = False
@@ -169,7 +159,7 @@ class Scheduler:
         while True:
             self._fill_slots()
             self._pass_on_stop()
-            if not self._live and (self._is_ending or not self._pause.is_on):
+            if not self._live and (self._is_ending or not self._is_held_up()):
                 return
             events = self._executor.wait(WAIT_S)
             heard_until = self._clock()  # a write of what follows may have to wait, for room or a database
@@ -188,6 +178,18 @@ class Scheduler:
             self._packing.set_slots(self._executor.slots)
         else:
             self._attempt_ended(event)
+
+    def _is_held_up(self) -> bool:
+        """Whether something is left to start, though nothing runs: the disk is full, or there is no place for it."""
+        if self._pause.is_on:
+            return True
+        left = [*(live.shape for live in self._retries), *map(self._agenda.shape, self._heads())]
+        if left and not self._has_said_why:
+            self._view.message(
+                f"nothing can start: {self._packing.why_not(left[0])}; the sweep waits (Ctrl-C stops it)"
+            )
+        self._has_said_why = bool(left)
+        return bool(left)
 
     def _pass_on_stop(self) -> None:
         """Tells the executor what is asked for. A signal handler may not: it can come in the midst of a launch."""
@@ -439,14 +441,3 @@ class Scheduler:
 
 def _reason(ended: AttemptEnded, kind: FailureKind) -> str:
     return "no step came to its end; log.txt has the stacks" if kind is FailureKind.HANG else describe(ended)
-
-
-def exit_status(results: Mapping[str, TrialResult], *, total: int, stopped: bool, gave_up: bool = False) -> int:
-    """The command's exit status: 0 every trial complete or pruned, 1 one failed or is left, 130 stopped before the end.
-
-    Args:
-        gave_up: whether something is left though nobody stopped the run.
-    """
-    if stopped and len(results) < total:
-        return 130
-    return 1 if gave_up or any(result.state is TrialState.FAIL for result in results.values()) else 0

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -34,21 +30,18 @@ from experiments.report.terminal import print_report
 from experiments.reuse import Library
 from experiments.slots import Slot
 from experiments.spec import SweepSpec, load_spec, spec_name
+from experiments.stopping import STOP_WITHIN_S, StopRequest, interrupt_on_signals, stop_on_signals
 from experiments.storage_url import StorageUrl, take_storage
 from experiments.store import SweepStore
 from experiments.time_estimate import footprints, history
 from experiments.trial import TrialState
 from experiments.view import PlainView, View
-from wsol.parent_death import STOPPING_SIGNALS
 
 if TYPE_CHECKING:
     from experiments.databases import Database
     from experiments.executors.attended import AttendedExecutor
-    from experiments.scheduler import Scheduler, StopRequest
+    from experiments.scheduler import Scheduler
     from experiments.study import Study
-
-ONE_SIGNAL_S = 2.0
-"""Signals of a batch system that come so soon after the first are the same."""
 
 log = logging.getLogger(__name__)
 
@@ -127,16 +120,17 @@ def _run(
     from experiments.environment import environment
     from experiments.executors.attended import AttendedExecutor
     from experiments.executors.local import LocalExecutor
+    from experiments.exit_status import exit_status
     from experiments.ledger import Ledger
     from experiments.local_monitor import LocalMonitor
     from experiments.lock import sweep_lock
     from experiments.patience import PatientWriter
-    from experiments.scheduler import Scheduler, StopRequest, exit_status
+    from experiments.scheduler import Scheduler
     from experiments.shrinking import shrink_left_over
 
     stop = StopRequest()
     with (
-        _interrupt_on_signals(),
+        interrupt_on_signals(),
         sweep_lock(store.lock, say=lambda line: console.print(Text(line))),
         contextlib.ExitStack() as stack,
     ):
@@ -182,7 +176,7 @@ def _run(
             executor.warm_up()
         _train(scheduler, attended, stop, view)
         found = entries(spec, store)
-        with _stop_on_signals(stop):
+        with stop_on_signals(stop):
             patiently(lambda: write_tables(store, spec, found))
         if not stop.asked:
             shrink_left_over(found, spec.resources.keep_checkpoints, warn=lambda text: view.message(f"warning: {text}"))
@@ -195,11 +189,11 @@ def _train(scheduler: Scheduler, attended: AttendedExecutor, stop: StopRequest, 
 
     if plans := scheduler.plans_to_run():
         prepare(plans, workers=usable_cores(), view=view)
-    with _stop_on_signals(stop), _save_when_interrupted(attended, stop, view):
+    with stop_on_signals(stop), _save_when_interrupted(attended, stop, view):
         scheduler.run()
     if plans := scheduler.enter_final_stage():
         prepare(plans, workers=usable_cores(), view=view)
-        with _stop_on_signals(stop), _save_when_interrupted(attended, stop, view):
+        with stop_on_signals(stop), _save_when_interrupted(attended, stop, view):
             scheduler.run_final_stage()
 
 
@@ -275,58 +269,11 @@ class _Lines(logging.Handler):
 
 
 @contextlib.contextmanager
-def _stop_on_signals(stop: StopRequest) -> Iterator[None]:
-    """The first signal lets running trials save and stop; the second ends them now.
-
-    A batch system may send one signal twice at a time, to a script that passes it on and to this process: that is one.
-    """
-    first_at = -math.inf
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal first_at
-        now = time.monotonic()
-        if not stop.asked:
-            stop.asked, first_at = True, now
-        elif number == signal.SIGINT or now - first_at >= ONE_SIGNAL_S:
-            stop.now = True
-
-    with contextlib.ExitStack() as stack:
-        for number in STOPPING_SIGNALS:
-            stack.enter_context(_handler(number, on_signal))
-        yield
-
-
-@contextlib.contextmanager
 def _save_when_interrupted(executor: AttendedExecutor, stop: StopRequest, view: View) -> Iterator[None]:
     """A stop that comes while something is waited for: attempts save all the same; the folders tell the next run."""
-    from experiments.scheduler import STOP_WITHIN_S
-
     try:
         yield
     except KeyboardInterrupt:
         view.message("stopping: running trials save and end")
         executor.save_all(within_s=STOP_WITHIN_S, at_once=lambda: stop.now)
         raise
-
-
-@contextlib.contextmanager
-def _interrupt_on_signals() -> Iterator[None]:
-    """What else may end a run is a Ctrl-C, so that it leaves no process behind either."""
-    with contextlib.ExitStack() as stack:
-        for number in STOPPING_SIGNALS:
-            stack.enter_context(_handler(number, signal.default_int_handler))
-        yield
-
-
-@contextlib.contextmanager
-def _handler(number: signal.Signals, handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """One that is ignored stays so: under nohup the end of the terminal is no reason to stop."""
-    before = signal.getsignal(number)
-    if before is signal.SIG_IGN:
-        yield
-        return
-    signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)

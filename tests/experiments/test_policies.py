@@ -11,11 +11,13 @@ import pytest
 
 from experiments import disk_space
 from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event, SignOfLife
+from experiments.exit_status import exit_status
 from experiments.failures import MOST_KILLS, FailureKind
 from experiments.ledger import Ledger
-from experiments.scheduler import STOP_WITHIN_S, Scheduler, StopRequest, exit_status
+from experiments.scheduler import Scheduler
 from experiments.slots import cpu_slots
 from experiments.spec import load_spec
+from experiments.stopping import STOP_WITHIN_S, StopRequest
 from experiments.store import SweepStore, TrialPaths, TrialResult, append_metrics, read_result, write_result
 from experiments.study import Study
 from experiments.trial import TrialPlan, TrialState

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event
+from experiments.exit_status import exit_status
 from experiments.failures import FailureKind
 from experiments.ledger import Ledger
-from experiments.scheduler import Scheduler, exit_status
+from experiments.scheduler import Scheduler
 from experiments.slots import cpu_slots
 from experiments.spec import SweepSpec, load_spec
 from experiments.store import SweepStore, TrialPaths, TrialResult, append_metrics, read_result, write_result

@@ -13,10 +13,10 @@ import pytest
 from rich.console import Console
 from simulated_driver import IS_LOST, SimulatedDriver, a100
 
-from experiments import sweep
+from experiments import stopping, sweep
 from experiments.live_view import LiveView
-from experiments.scheduler import StopRequest
 from experiments.spec import SweepSpec
+from experiments.stopping import StopRequest
 from experiments.store import SweepStore, TrialResult, write_result
 from experiments.sweep import Options
 from experiments.trial import TrialState
@@ -90,7 +90,7 @@ class TestSignals:
     @pytest.mark.parametrize("first", STOPPING_SIGNALS)
     def test_stop_then_kill(self, handlers: dict[signal.Signals, Any], first: signal.Signals) -> None:
         stop = StopRequest()
-        with sweep._stop_on_signals(stop):
+        with stopping.stop_on_signals(stop):
             os.kill(os.getpid(), first)
             assert stop == StopRequest(asked=True, now=False)
             os.kill(os.getpid(), signal.SIGINT)
@@ -102,8 +102,8 @@ class TestSignals:
         self, handlers: dict[signal.Signals, Any], monkeypatch: pytest.MonkeyPatch, later_s: float, now: bool
     ) -> None:
         stop, times = StopRequest(), iter([100.0, 100.0 + later_s])
-        monkeypatch.setattr("experiments.sweep.time.monotonic", lambda: next(times))
-        with sweep._stop_on_signals(stop):
+        monkeypatch.setattr("experiments.stopping.time.monotonic", lambda: next(times))
+        with stopping.stop_on_signals(stop):
             os.kill(os.getpid(), signal.SIGUSR1)
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop == StopRequest(asked=True, now=now)
@@ -112,14 +112,14 @@ class TestSignals:
     def test_outside_of_the_trials_it_is_an_interrupt(
         self, handlers: dict[signal.Signals, Any], number: signal.Signals
     ) -> None:
-        with pytest.raises(KeyboardInterrupt, match="^$"), sweep._interrupt_on_signals():
+        with pytest.raises(KeyboardInterrupt, match="^$"), stopping.interrupt_on_signals():
             os.kill(os.getpid(), number)
         assert {number: signal.getsignal(number) for number in handlers} == handlers
 
     def test_under_nohup_the_end_of_the_terminal_is_no_reason(self, handlers: dict[signal.Signals, Any]) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         stop = StopRequest()
-        with sweep._interrupt_on_signals(), sweep._stop_on_signals(stop):
+        with stopping.interrupt_on_signals(), stopping.stop_on_signals(stop):
             os.kill(os.getpid(), signal.SIGHUP)
         assert not stop.asked
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
