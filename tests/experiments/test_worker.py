@@ -19,6 +19,9 @@ from experiments.code_version import source_of
 from experiments.executors.base import AttemptRequest
 from experiments.failures import FailureKind
 from experiments.placement import Slot, cpu_slots, gpu_slots
+from experiments.store import TrialPaths
+from experiments.trial import signature
+from wsol.config import ExperimentConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -184,6 +187,42 @@ def test_an_error_without_a_runner_to_tell_it_to_still_ends_the_process(tmp_path
     assert done.returncode == 1
     assert "BrokenPipeError" not in (tmp_path / "log.txt").read_text()
     assert "MemoryError" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("probe", "rehearsed"), [(False, 0), (True, worker.REHEARSED_IMAGES)])
+def test_what_the_request_says_reaches_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probe: bool, rehearsed: int
+) -> None:
+    config = ExperimentConfig(task="localizer")
+    slot = Slot(index=0, visible_devices="", threads=3)
+    request = AttemptRequest(
+        number=0,
+        signature=signature(config),
+        attempt=1,
+        config=config.model_dump(mode="json"),
+        folder=tmp_path,
+        slot=slot,
+        images_at_a_time=2,
+        memory_bytes=5,
+        probe=probe,
+    )
+    given: dict[str, Any] = {}
+
+    def fit(_config: ExperimentConfig, **options: Any) -> None:
+        given.update(options)
+        raise KeyError("far enough")
+
+    monkeypatch.setattr(wsol.training, "fit", fit)
+    monkeypatch.setattr(worker, "_stop_asked", lambda connection: lambda: False)
+    connection: Any = None
+    with pytest.raises(KeyError, match="far enough"):
+        worker._train(request, TrialPaths(tmp_path), connection)
+    assert {name: given[name] for name in ("threads", "images_at_a_time", "memory_bytes", "rehearse")} == {
+        "threads": 3,
+        "images_at_a_time": 2,
+        "memory_bytes": 5,
+        "rehearse": rehearsed,
+    }
 
 
 class TestCode:
