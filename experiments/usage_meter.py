@@ -5,13 +5,10 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from experiments.footprint import Usage
 from experiments.host_memory import PeakMemory
-
-if TYPE_CHECKING:
-    from wsol.training import Pass
 
 PROBE_STEPS = 20
 """Training steps after which the first measurement is told."""
@@ -48,7 +45,7 @@ class UsageMeter:
         if len(self._steps) == PROBE_STEPS and self._told is None:
             self._look_and_tell()
 
-    def pass_ends(self, over: Pass) -> None:
+    def pass_ends(self, over: Literal["rehearsal", "training", "evaluation"]) -> None:
         """After the last step of a pass."""
         first_evaluation = over == "evaluation" and not self._evaluated
         if first_evaluation or (over == "training" and self._told is None):

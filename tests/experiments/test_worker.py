@@ -83,11 +83,11 @@ def test_an_attempts_process(slot: Slot, devices: str, threads: str, tmp_path: P
     environment = seen["environment"]
     assert environment["CUDA_VISIBLE_DEVICES"] == devices
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == threads
-    assert environment["OPENBLAS_NUM_THREADS"] == threads
+    assert environment["OPENBLAS_NUM_THREADS"] == environment["OPENCV_FOR_THREADS_NUM"] == threads
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", "whatever the runner's is"
     assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     request = AttemptRequest(number=0, signature="", attempt=1, config={}, folder=tmp_path, slot=slot)
-    checked = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG"}
+    checked = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG", "OPENCV_FOR_THREADS_NUM"}
     checked |= {f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS")}
     assert worker.attempt_environment(request).keys() == checked, "each is asserted here"
     assert seen["leads"], "a session and a process group of its own"
@@ -193,7 +193,7 @@ def test_an_error_without_a_runner_to_tell_it_to_still_ends_the_process(tmp_path
 def test_what_the_request_says_reaches_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probe: bool, rehearsed: int
 ) -> None:
-    config = ExperimentConfig(task="localizer")
+    config = ExperimentConfig.model_validate({"task": "localizer", "data": {"root": "digits"}})
     slot = Slot(index=0, visible_devices="", threads=3)
     request = AttemptRequest(
         number=0,
