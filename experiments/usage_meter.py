@@ -43,15 +43,15 @@ class UsageMeter:
         """A step of the optimizer is done."""
         self._steps.append(seconds)
         if len(self._steps) == PROBE_STEPS and self._told is None:
-            self._host.look()
-            self._tell_now()
+            self._look_and_tell()
 
     def pass_ends(self, over: Literal["rehearsal", "training", "evaluation"]) -> None:
         """After the last step of a pass."""
-        self._host.look()
         first_evaluation = over == "evaluation" and not self._evaluated
         if first_evaluation or (over == "training" and self._told is None):
-            self._tell_now()
+            self._look_and_tell()
+        else:
+            self._host.look()
         self._evaluated |= over == "evaluation"
 
     def epoch_ends(self) -> Usage:
@@ -60,6 +60,11 @@ class UsageMeter:
         if self._told is None or _has_grown(self._told, usage):
             self._tell_now()
         return usage
+
+    def _look_and_tell(self) -> None:
+        """At most twice an attempt: others plan with what is told."""
+        self._host.look(whatever_it_costs=True)
+        self._tell_now()
 
     def _tell_now(self) -> None:
         self._told = self._usage()

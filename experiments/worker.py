@@ -97,6 +97,7 @@ def attempt_environment(request: AttemptRequest) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,  # torch
         "MKL_NUM_THREADS": threads,  # torch's linear algebra on x86
         "OPENBLAS_NUM_THREADS": threads,  # that of numpy and scipy
+        "OPENCV_FOR_THREADS_NUM": threads,  # read when an attempt first imports it, for heat maps
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic cuBLAS. Source: pytorch.org/docs/stable/notes/randomness
     }
 

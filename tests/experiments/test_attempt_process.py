@@ -70,8 +70,8 @@ def observed(root: Path, folder: Path, slot: Slot) -> dict[str, Any]:
 def test_threads(root: Path, tmp_path: Path, threads: int) -> None:
     """Of every pool, though torch and numpy were imported, with pools for all cores, before the attempt began."""
     seen = observed(root, tmp_path, Slot(index=0, visible_devices="", threads=threads))
-    assert seen["torch_threads"] == threads
-    assert seen["pools"] == {"openblas": threads, "openmp": threads}
+    assert seen["torch_threads"] == seen["opencv_threads"] == threads
+    assert {seen["pools"][library] for library in ("openblas", "openmp")} == set(seen["pools"].values()) == {threads}
     assert "omp" in seen["most_threads"]
     assert set(seen["most_threads"].values()) == {threads}, "MKL's, where torch has it, as well"
     variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.host_memory import EVERY_S, PeakMemory, tree_bytes
+from experiments.host_memory import COST, EVERY_S, PeakMemory, tree_bytes
 
 MB = 2**20
 LARGE = 200 * MB
@@ -105,6 +105,9 @@ class TestPeak:
     def test_steps_look_now_and_then(self) -> None:
         peak = self.peak()
         peak.look_now_and_then()
+        assert self.looks == 0, "what is there before the first step says little"
+        self.now += EVERY_S
+        peak.look_now_and_then()
         self.now += EVERY_S - 0.25
         peak.look_now_and_then()
         assert self.looks == 1
@@ -112,16 +115,18 @@ class TestPeak:
         peak.look_now_and_then()
         assert self.looks == 2
 
-    def test_looking_takes_a_hundredth_of_the_time_at_most(self) -> None:
+    def test_looking_takes_little_of_the_time(self) -> None:
         peak = self.peak(costs_s=0.5)
         peak.look()
-        self.now += 49.75
+        self.now += 0.5 / COST - 0.25
         peak.look()
         peak.look_now_and_then()
         assert self.looks == 1
         self.now += 0.25
         peak.look()
         assert self.looks == 2
+        peak.look(whatever_it_costs=True)
+        assert self.looks == 3
 
     def test_of_this_process_unless_told_otherwise(self) -> None:
         peak = PeakMemory()

@@ -53,6 +53,24 @@ def test_it_is_told_after_a_shorter_first_pass(machine: Machine) -> None:
     assert len(machine.told) == 1
 
 
+def test_what_is_told_first_is_looked_at_whatever_that_costs() -> None:
+    memory = iter([(10.0, 1000), (20.0, 3000), (30.0, 5000)])  # each look takes ten seconds
+    now, told = [0.0], []
+
+    def read() -> int:
+        now[0], bytes_there = next(memory)
+        return bytes_there
+
+    host = PeakMemory(read=read, clock=lambda: now[0])
+    meter = UsageMeter(device_bytes=lambda: 0, host=host, tell=told.append)
+    meter.pass_ends("rehearsal")
+    train(meter, [0.1])
+    meter.pass_ends("training")
+    meter.pass_ends("evaluation")
+    meter.pass_ends("evaluation")
+    assert [usage.host_bytes for usage in told] == [3000, 5000]
+
+
 def test_a_rehearsal_alone_tells_nothing_but_its_peak_counts(machine: Machine) -> None:
     meter = machine.meter()
     machine.host = 5000

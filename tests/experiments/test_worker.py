@@ -19,6 +19,9 @@ from experiments.code_version import source_of
 from experiments.executors.base import AttemptRequest
 from experiments.failures import FailureKind
 from experiments.slots import Slot, cpu_slots, gpu_slots
+from experiments.store import TrialPaths
+from experiments.trial import signature
+from wsol.config import ExperimentConfig
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -80,11 +83,11 @@ def test_an_attempts_process(slot: Slot, devices: str, threads: str, tmp_path: P
     environment = seen["environment"]
     assert environment["CUDA_VISIBLE_DEVICES"] == devices
     assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == threads
-    assert environment["OPENBLAS_NUM_THREADS"] == threads
+    assert environment["OPENBLAS_NUM_THREADS"] == environment["OPENCV_FOR_THREADS_NUM"] == threads
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", "whatever the runner's is"
     assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     request = AttemptRequest(number=0, signature="", attempt=1, config={}, folder=tmp_path, slot=slot)
-    checked = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG"}
+    checked = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG", "OPENCV_FOR_THREADS_NUM"}
     checked |= {f"{library}_NUM_THREADS" for library in ("OMP", "MKL", "OPENBLAS")}
     assert worker.attempt_environment(request).keys() == checked, "each is asserted here"
     assert seen["leads"], "a session and a process group of its own"
@@ -184,6 +187,42 @@ def test_an_error_without_a_runner_to_tell_it_to_still_ends_the_process(tmp_path
     assert done.returncode == 1
     assert "BrokenPipeError" not in (tmp_path / "log.txt").read_text()
     assert "MemoryError" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("probe", "rehearsed"), [(False, 0), (True, worker.REHEARSED_IMAGES)])
+def test_what_the_request_says_reaches_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probe: bool, rehearsed: int
+) -> None:
+    config = ExperimentConfig.model_validate({"task": "localizer", "data": {"root": "digits"}})
+    slot = Slot(index=0, visible_devices="", threads=3)
+    request = AttemptRequest(
+        number=0,
+        signature=signature(config),
+        attempt=1,
+        config=config.model_dump(mode="json"),
+        folder=tmp_path,
+        slot=slot,
+        images_at_a_time=2,
+        memory_bytes=5,
+        probe=probe,
+    )
+    given: dict[str, Any] = {}
+
+    def fit(_config: ExperimentConfig, **options: Any) -> None:
+        given.update(options)
+        raise KeyError("far enough")
+
+    monkeypatch.setattr(wsol.training, "fit", fit)
+    monkeypatch.setattr(worker, "_stop_asked", lambda connection: lambda: False)
+    connection: Any = None
+    with pytest.raises(KeyError, match="far enough"):
+        worker._train(request, TrialPaths(tmp_path), connection)
+    assert {name: given[name] for name in ("threads", "images_at_a_time", "memory_bytes", "rehearse")} == {
+        "threads": 3,
+        "images_at_a_time": 2,
+        "memory_bytes": 5,
+        "rehearse": rehearsed,
+    }
 
 
 class TestCode:

@@ -34,6 +34,7 @@ def observed_attempt(request: AttemptRequest, connection: Connection, parent_pid
 
 
 def _seen(batches: Any) -> dict[str, Any]:
+    import cv2
     import torch
     from threadpoolctl import threadpool_info
 
@@ -43,6 +44,7 @@ def _seen(batches: Any) -> dict[str, Any]:
         "cores": sorted(os.sched_getaffinity(0)),
         "cores_of_loaders": [sorted(os.sched_getaffinity(loader)) for loader in loaders],
         "loaders_start_by": batches._loader.multiprocessing_context.get_start_method(),
+        "opencv_threads": cv2.getNumThreads(),
         "torch_threads": torch.get_num_threads(),
         "pools": {pool["internal_api"]: pool["num_threads"] for pool in threadpool_info()},
         "most_threads": {

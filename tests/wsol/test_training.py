@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ class Attempts:
         images_at_a_time: int | None = None,
         rehearse: int = 0,
         threads: int = 1,
+        memory_bytes: int | None = None,
         **looks_on: Callable[..., None],
     ) -> FitResult:
         def keep(record: EpochRecord) -> None:
@@ -98,6 +100,7 @@ class Attempts:
             threads=threads,
             images_at_a_time=images_at_a_time,
             rehearse=rehearse,
+            memory_bytes=memory_bytes,
         )
 
     def state(self) -> dict[str, Any]:
@@ -597,6 +600,24 @@ class TestRehearsal:
             attempts.run(config, rehearse=1, should_stop=_after(1 + 2))
         attempts.run(config, rehearse=1)
         assert rehearsed == [fresh, resumed]
+
+
+def test_the_limit_of_memory_is_set_once_the_loader_processes_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts CUDA, and threads with it."""
+    order: list[Any] = []
+    build = training.build_data
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        order.append("loaders")
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(training, "build_data", noted)
+    monkeypatch.setattr(training, "limited_memory", lambda *given: order.append(given) or nullcontext())
+    attempts = Attempts(tmp_path)
+    attempts.run(_config(root, train__epochs=1), memory_bytes=7)
+    assert order == ["loaders", (torch.device("cpu"), 7)]
 
 
 def test_each_step_of_the_optimizer_is_timed_and_none_of_a_checkpoint(
