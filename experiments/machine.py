@@ -25,7 +25,7 @@ class Machine:
     Attributes:
         slots: at least one.
         gpus: those that the slots are of; empty on the CPU.
-        line: says for people what trials run on.
+        line: says for people what trials run on; empty where they asked for just that.
         warnings: a line each.
     """
 
@@ -54,7 +54,7 @@ def this_machine(
         UserError: for GPUs that are not there or cannot be used.
     """
     if cpus is not None:
-        return _cpu_machine(cpus, because="--cpu-slots")
+        return Machine(tuple(cpu_slots(cpus, cores=usable_cores())), (), line="")
     visible = visible_gpus(environment, nvml)
     if gpus is not None:
         chosen = chosen_gpus(gpus, visible.gpus, none_because=visible.none_because)

@@ -242,7 +242,8 @@ def _machine(spec: SweepSpec, options: Options, console: Console) -> Machine:
     machine = this_machine(spec.resources, gpus=options.gpus, cpus=options.cpu_slots, environment=os.environ)
     for warning in machine.warnings:
         log.warning("%s", warning)
-    console.print(Text(machine.line))
+    if machine.line:
+        console.print(Text(machine.line))
     return machine
 
 

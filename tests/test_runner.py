@@ -234,8 +234,8 @@ class TestFaultsOfTheCommandLine:
         done = run(spec(SPEC), "--gpus", "0", cwd=tmp_path)
         assert done.returncode == 2
         assert done.stderr == (
-            "error: got '0' in --gpus 0; expected positions of visible GPUs: none, CUDA_VISIBLE_DEVICES=''"
-            " hides all GPUs\n"
+            "error: got '0' in --gpus 0; expected positions of visible GPUs: none, CUDA_VISIBLE_DEVICES='' hides all"
+            " GPUs\n"
         )
         assert not (tmp_path / "results").exists()
 
@@ -250,7 +250,7 @@ class TestFaultsOfTheCommandLine:
         assert capsys.readouterr().out == "no trial of mine is complete in elsewhere/mine\n"
 
     def test_a_results_folder_that_is_a_file(self, spec: Callable[[str], str], tmp_path: Path) -> None:
-        done = run(spec(SPEC), "--results", "mine.yaml", cwd=tmp_path)
+        done = run(spec(SPEC), "--results", "mine.yaml", "--cpu-slots", "1", cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "error: mine.yaml/mine: cannot be used for results: Not a directory\n"
 

@@ -27,10 +27,20 @@ Load = Callable[[str], SweepSpec]
 TWO = "{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1, 0.2]}\n"
 
 
-def test_what_trials_run_on_is_said(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
-    machine = sweep._machine(load(TWO), Options(cpu_slots=2), Console(soft_wrap=True))
+def test_what_trials_run_on_is_said(
+    load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    machine = sweep._machine(load(TWO + "resources: {cpu_slots: 2}\n"), Options(), Console(soft_wrap=True))
     assert [slot.label for slot in machine.slots] == ["cpu 0", "cpu 1"]
+    assert machine.line.startswith("CUDA_VISIBLE_DEVICES=-1 hides all GPUs: training on the CPU, 2 slots of ")
     assert capsys.readouterr().out == f"{machine.line}\n"
+
+
+def test_what_was_asked_for_is_not_said(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = sweep._machine(load(TWO), Options(cpu_slots=2), Console())
+    assert len(machine.slots) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_what_is_wrong_with_a_gpu_is_warned_of(

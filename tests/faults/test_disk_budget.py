@@ -92,7 +92,7 @@ def test_gc_then_predict_then_the_command_again(sweep: Sweep) -> None:
     assert json.loads(second.stdout) == json.loads(first.stdout)
     again = sweep.run("digits.yaml")
     assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout.splitlines()[0] == "sweep digits: 2 trials, 2 finished before, 0 to run"
+    assert again.stdout.splitlines()[1] == "sweep digits: 2 trials, 2 finished before, 0 to run"
     assert " starts on " not in again.stdout
     weight = r"results in results/digits \(\d+(\.\d)? [kM]B, of which checkpoints \d+(\.\d)? [kM]B\)"
     assert re.fullmatch(weight, again.stdout.splitlines()[-1])
