@@ -27,7 +27,7 @@ from experiments.frozen_code import Choice, admit, generation, refusal, run_stor
 from experiments.input_checks import check_inputs
 from experiments.live_view import LiveView
 from experiments.placement import Slot, cpu_slots, gpu_slots
-from experiments.report.entries import entries, has_work_left
+from experiments.report.entries import Entry, entries, has_work_left
 from experiments.report.leaderboard import write_tables
 from experiments.report.terminal import print_report
 from experiments.reuse import Library
@@ -94,8 +94,8 @@ def run(file: Path, options: Options) -> int:
             log.warning("%s", reason)
         print_dry_run(console, spec, store, slots, library=_library(store, version, options))
         return 0
-    status = _run(spec, store, slots, console, options, version)
-    print_report(console, spec, entries(spec, store))
+    status, found = _run(spec, store, slots, console, options, version)
+    print_report(console, spec, found)
     console.print(Text(f"results in {store.folder} ({weight_text(weigh(store.folder))})"))
     return status
 
@@ -107,8 +107,12 @@ def _run(
     console: Console,
     options: Options,
     version: CodeVersion,
-) -> int:
-    """Under the sweep's lock: reconcile, prepare, run, write the tables."""
+) -> tuple[int, list[Entry]]:
+    """Under the sweep's lock: reconcile, prepare, run, write the tables.
+
+    Returns:
+        The exit status, and the trials that the tables are made of.
+    """
     # what only a real run needs, and a dry run must not wait for
     from experiments.disk_space import PatientWriter
     from experiments.environment import environment
@@ -147,6 +151,7 @@ def _run(
             continue_pruned=options.continue_pruned,
             patiently=patiently,
             keep_checkpoints=spec.resources.keep_checkpoints,
+            compares_epochs=spec.pruner is not None or bool(spec.blocks),
             library=_library(store, version, options),
             code_of=version.of_trial,
         )
@@ -165,7 +170,8 @@ def _run(
             patiently(lambda: write_tables(store, spec, found))
         if not stop.asked:
             shrink_left_over(found, spec.resources.keep_checkpoints, warn=lambda text: view.message(f"warning: {text}"))
-        return exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
+        status = exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
+        return status, found
 
 
 def _has_work_left(spec: SweepSpec, store: SweepStore, options: Options) -> bool:
