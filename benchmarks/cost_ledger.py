@@ -56,6 +56,11 @@ class CostLedger:
         self._study_cpu = 0.0
         self._cpu, self._wall = time.process_time(), time.perf_counter()
 
+    def begin(self) -> None:
+        """Nothing that was done so far counts."""
+        self._lap()
+        self._study_cpu = 0.0
+
     def charge(self, operation: Operation | None = None) -> None:
         """What was done since the last call was one operation."""
         cpu, wall = self._lap()

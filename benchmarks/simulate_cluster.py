@@ -128,13 +128,15 @@ def simulate(
         with (folder / "log.txt").open("a", encoding="utf-8") as stream:
             view = _MeteredView(stream=stream, costs=costs, stop=stop, stop_after=stop_after)
             with run.phase("reading the folders"):
-                ledger = Ledger(store=store, study=study, objective=spec.objective)
+                ledger = Ledger(
+                    store=store, study=study, objective=spec.objective, compares_epochs=spec.pruner is not None
+                )
             with run.phase("taking stock"):
                 scheduler = Scheduler(
                     spec=spec, ledger=ledger, executor=cluster, view=view, stop=stop, clock=cluster.clock
                 )
             run.reused = len(scheduler.results())
-            costs.skip()
+            costs.begin()
             with run.phase("running"):
                 scheduler.run()
             costs.charge()

@@ -91,6 +91,8 @@ def _rows(found: Iterable[Entry], library: Library | None) -> list[_Row]:
 
 def _upcoming(spec: SweepSpec, store: SweepStore) -> list[_Upcoming]:
     """What each sampled block will draw; what depends on results, and all draws after that, are not foreseen."""
+    if not spec.blocks:
+        return []
     stored = store.trials()
     before = drawn_before(spec, stored)
     taken = set(by_configuration([*spec.plans, *(p for of_block in before for one in of_block for p in one.plans)]))

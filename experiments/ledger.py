@@ -48,6 +48,8 @@ class Ledger:
         library: results of other sweeps, which stand for trials of this one; None: every trial runs here.
         patiently: does a write that may be repeated; see `patience.PatientWriter`.
         keep_checkpoints: `all`: those of a pruned or failed trial stay; else only the newest does.
+        compares_epochs: whether a pruner or a sampler asks what finished trials reported at each epoch. Where none
+            does, their `metrics.jsonl`, most of what there is to read at a start, are left alone.
         code_of: what a trial of a config runs now, see `CodeVersion.of_trial`.
     """
 
@@ -62,11 +64,13 @@ class Ledger:
         library: Library | None = None,
         patiently: Patiently = once,
         keep_checkpoints: KeepCheckpoints = "weights",
+        compares_epochs: bool = True,
         code_of: CodeOf = code_unknown,
     ) -> None:
         self._patiently = patiently
         self._store, self._study, self._library = store, study, library
         self._keeps_all = keep_checkpoints == "all"
+        self._compares_epochs = compares_epochs
         self.code_of = code_of
         self._again = {TrialState.FAIL: retry_failed, TrialState.PRUNED: continue_pruned}
         self._metric = objective.metric
@@ -76,7 +80,7 @@ class Ledger:
         """The best complete trial of the search; of equal ones the first that was known."""
         self.adopted = 0
         """Trials that were found in other sweeps."""
-        self._in_study = patiently(study.trials)
+        self._in_study = study.at_first
         self._damaged: list[str] = []
         self.stored = self._read_folders()
         """What was there at the start."""
@@ -232,7 +236,8 @@ class Ledger:
         if state is None or (state.is_finished and (result is None or state is not self._told_as(result)[0])):
             self._patiently(lambda: self._study.start(trial.number, plan, attempts=self.attempts(trial)))
             state = TrialState.RUNNING
-        self._read_reports(plan, trial)
+        if result is None or self._compares_epochs:
+            self._read_reports(plan, trial)
         if result is not None:
             self._drop_older_checkpoints(trial.paths, result)  # where a crash came between
             if not state.is_finished:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +64,11 @@ class StudyTrial:
 
 
 class Study:
-    """The study of one sweep."""
+    """The study of one sweep.
+
+    Attributes:
+        at_first: every trial by its number, as it was when the study was opened.
+    """
 
     def __init__(
         self,
@@ -111,8 +115,9 @@ class Study:
         if self._name_of("final") in optuna.get_all_study_names(self._storage):
             self._open("final")
         database.check(self._storage.engine)
-        self._optuna_id = {_number(trial): trial._trial_id for _, trial in self._known()}
-        self.trials()
+        known = self._known()
+        self._optuna_id = {_number(trial): trial._trial_id for _, trial in known}
+        self.at_first = _by_number(known)
 
     def close(self) -> None:
         """Gives the file back."""
@@ -128,8 +133,8 @@ class Study:
         self._studies["search"].set_user_attr(_FOLDER, folder)
 
     def trials(self) -> dict[int, StudyTrial]:
-        """Every trial by its number."""
-        return {_number(trial): _study_trial(stage, trial) for stage, trial in self._known()}
+        """Every trial by its number, read now. What there was when the study was opened is in `at_first`."""
+        return _by_number(self._known())
 
     def start(self, number: int, plan: TrialPlan, *, attempts: int = 0) -> None:
         """Adds a RUNNING trial: a new one, or the reopening of a finished one."""
@@ -194,10 +199,11 @@ class Study:
         return self._studies[stage]
 
     def _known(self) -> list[tuple[Stage, FrozenTrial]]:
+        """Read past Optuna's cache, which would keep all that it has ever seen of each trial: 20 kB."""
         return [
             (stage, trial)
             for stage, study in self._studies.items()
-            for trial in study.get_trials(deepcopy=False)
+            for trial in self._storage.get_all_trials(study._study_id, deepcopy=False)
             if _NUMBER in trial.user_attrs
         ]
 
@@ -210,6 +216,10 @@ class Study:
 
     def _set_attr(self, number: int, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(self._optuna_id[number], key, value)
+
+
+def _by_number(known: Iterable[tuple[Stage, FrozenTrial]]) -> dict[int, StudyTrial]:
+    return {_number(trial): _study_trial(stage, trial) for stage, trial in known}
 
 
 def _number(trial: FrozenTrial) -> int:

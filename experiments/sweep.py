@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import sys
@@ -24,7 +25,7 @@ from experiments.input_checks import check_inputs
 from experiments.json_file import write_json, write_text
 from experiments.live_view import LiveView
 from experiments.machine import Machine, this_machine
-from experiments.report.entries import entries, has_work_left
+from experiments.report.entries import Entry, entries, has_work_left
 from experiments.report.leaderboard import write_tables
 from experiments.report.terminal import print_report
 from experiments.reuse import Library
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from experiments.executors.attended import AttendedExecutor
     from experiments.scheduler import Scheduler
     from experiments.study import Study
+
+MAX_RESULTS = 2000
+"""So many earlier trials are looked at for what trials cost."""
 
 log = logging.getLogger(__name__)
 
@@ -98,8 +102,8 @@ def run(file: Path, options: Options) -> int:
             log.warning("%s", reason)
         print_dry_run(console, spec, store, machine.slots, library=_library(store, version, options))
         return 0
-    status = _run(spec, store, machine, console, options, version, storage)
-    print_report(console, spec, entries(spec, store))
+    status, found = _run(spec, store, machine, console, options, version, storage)
+    print_report(console, spec, found)
     console.print(Text(f"results in {store.folder} ({weight_text(weigh(store.folder))})"))
     return status
 
@@ -112,8 +116,12 @@ def _run(
     options: Options,
     version: CodeVersion,
     storage: StorageUrl | None,
-) -> int:
-    """Under the sweep's lock: reconcile, prepare, run, write the tables."""
+) -> tuple[int, list[Entry]]:
+    """Under the sweep's lock: reconcile, prepare, run, write the tables.
+
+    Returns:
+        The exit status, and the trials that the tables are made of.
+    """
     # what only a real run needs, and a dry run must not wait for
     from experiments.databases import DatabaseAway
     from experiments.disk_space import FullDisk
@@ -163,12 +171,13 @@ def _run(
             continue_pruned=options.continue_pruned,
             patiently=patiently,
             keep_checkpoints=spec.resources.keep_checkpoints,
+            compares_epochs=spec.pruner is not None or bool(spec.blocks),
             library=_library(store, version, options),
             code_of=version.of_trial,
         )
         monitor = LocalMonitor(machine.gpus)
         stack.callback(monitor.close)
-        known = footprints(history(entries(spec, store), options.results))
+        known = footprints(itertools.islice(history((), options.results), MAX_RESULTS))
         scheduler = Scheduler(
             spec=spec, ledger=ledger, executor=attended, view=view, stop=stop, monitor=monitor, known=known
         )
@@ -180,7 +189,8 @@ def _run(
             patiently(lambda: write_tables(store, spec, found))
         if not stop.asked:
             shrink_left_over(found, spec.resources.keep_checkpoints, warn=lambda text: view.message(f"warning: {text}"))
-        return exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
+        status = exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
+        return status, found
 
 
 def _train(scheduler: Scheduler, attended: AttendedExecutor, stop: StopRequest, view: View) -> None:

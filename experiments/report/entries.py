@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from experiments.final_stage import best_configuration, by_configuration, held_back_by
 from experiments.knowledge import Knowledge
 from experiments.sampled_block import SampledBlock
 from experiments.spec import SweepSpec
-from experiments.store import StoredTrial, SweepStore, TrialResult, read_result
+from experiments.store import StoredTrial, SweepStore, TrialResult, read_result, signature_digits
 from experiments.sweep_plan import drawn_before, search_plans
 from experiments.trial import TrialPlan, TrialState
 
@@ -47,6 +49,9 @@ def has_work_left(spec: SweepSpec, store: SweepStore, *, again: Collection[Trial
     Args:
         again: trials that ended like this run again.
     """
+    begun = {signature_digits(name) for name in store.trial_names()}
+    if any(plan.signature[:8] not in begun for plan in spec.plans):
+        return True  # nothing had to be read for that
     stored = store.trials()
     drawn = drawn_before(spec, stored)
     found = _with_files(search_plans(spec, drawn), stored)
@@ -84,5 +89,15 @@ def _with_files(plans: Sequence[TrialPlan], stored: Sequence[StoredTrial]) -> li
     found = []
     for plan in plans:
         trial = by_signature.get(plan.signature)
-        found.append(Entry(plan=plan, trial=trial, result=read_result(trial) if trial is not None else None))
+        result = read_result(trial) if trial is not None else None
+        found.append(Entry(plan=plan, trial=trial, result=_with_shared_names(result) if result is not None else None))
     return found
+
+
+def _with_shared_names(result: TrialResult) -> TrialResult:
+    """The same, the names in it once for all results: in each file there are the same hundreds of them."""
+    return replace(result, metrics=_sharing(result.metrics), config=_sharing(result.config))
+
+
+def _sharing(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {sys.intern(name): _sharing(value) if isinstance(value, dict) else value for name, value in values.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.report.entries import Entry
 from experiments.trial import TrialState
@@ -17,13 +18,18 @@ def equal_metrics(entries: Iterable[Entry]) -> list[list[Entry]]:
 
     Replicates are among them: another seed must show, too.
     """
-    groups: dict[tuple[object, ...], list[Entry]] = {}
+    groups: dict[tuple[str, bytes], list[Entry]] = {}
     for entry in entries:
         if entry.trial is not None and entry.result is not None and entry.state is TrialState.COMPLETE:
-            metrics = sorted(entry.result.metrics.items())
-            if any(value is not None for _, value in metrics):
-                groups.setdefault((entry.plan.config.data.eval, *metrics), []).append(entry)
+            metrics = entry.result.metrics
+            if any(value is not None for value in metrics.values()):
+                groups.setdefault((entry.plan.config.data.eval, _digest(metrics)), []).append(entry)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def _digest(metrics: Mapping[str, float | None]) -> bytes:
+    """Stands for them: 20,000 trials with hundreds of metrics each would fill the memory."""
+    return hashlib.sha256(repr(sorted(metrics.items())).encode()).digest()
 
 
 def differing_keys(group: Sequence[Entry]) -> list[str]:

@@ -81,7 +81,7 @@ def write_per_class(path: Path, order: Sequence[Entry], metrics: Sequence[str]) 
     write_csv(
         path,
         ["trial", "signature", "split", "class", *metrics],
-        [
+        (
             [
                 entry.trial.number,
                 entry.trial.signature[:8],
@@ -92,7 +92,7 @@ def write_per_class(path: Path, order: Sequence[Entry], metrics: Sequence[str]) 
             for entry in order
             if entry.trial is not None and entry.state is TrialState.COMPLETE
             for name in classes
-        ],
+        ),
     )
 
 
