@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from ray_cluster import RayCluster
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # So a shell starts what it runs in the background, and every process below inherits it: no test of an interrupt
@@ -28,3 +33,13 @@ def shared_dir() -> Path:
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's own cache."""
     monkeypatch.setenv("WSOL_CACHE", str(tmp_path_factory.getbasetemp() / "wsol-cache"))
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """One for all tests, as it takes seconds. It has a node with one core; a test adds more, and takes them away."""
+    from ray_cluster import RayCluster
+
+    cluster = RayCluster()
+    yield cluster
+    cluster.shutdown()

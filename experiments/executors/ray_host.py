@@ -4,7 +4,7 @@ The attempt is a child of the Ray worker's fork server, so all that holds on one
 its own, which the kernel kills when the Ray worker dies. A Ray worker dies with the Ray of its node.
 
 No attempt goes on that the runner may believe dead: each time that it asks for orders and gets an answer, it may go on
-for LEASE_S from the asking. Else it is killed here; and the runner starts no other attempt of a trial whose node was lost
+for LEASE_S from the asking. Else it is killed here; and the runner starts no other attempt of a trial that it has lost
 before that time is over.
 """
 

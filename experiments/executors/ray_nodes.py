@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from experiments.errors import UserError
 from experiments.executors.ray_bundles import Bundle, node_bundles
 from experiments.executors.ray_check import NodeReport, Terms, look_at_node, objection
+from experiments.executors.ray_host import is_ready
 from experiments.placement import Slot
 from experiments.view import counted
 
@@ -210,12 +211,10 @@ class ClusterNodes:
 
     def _hear(self, node_id: str, node: _Node, report: ray.ObjectRef[Any]) -> None:
         """Takes in what a node says of itself, once it does."""
-        if ray.wait([report], timeout=0)[0]:
+        if is_ready(report):
             reason = self._objection(node_id, report)
         elif self._clock() >= node.asked_at + _HEARD_WITHIN_S:
-            reason = (
-                f"it does not answer within {_HEARD_WITHIN_S:.0f} s; expected a node that works: start its Ray again"
-            )
+            reason = f"no answer within {_HEARD_WITHIN_S:.0f} s; expected a node that works: start its Ray again"
         else:
             return
         node.report = None
@@ -247,7 +246,8 @@ class ClusterNodes:
 
 def _alive() -> dict[str, dict[str, Any]]:
     """The nodes by id."""
-    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    every = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: node for node in every if node["Alive"]}
 
 
 def _gpus(node: Mapping[str, Any]) -> float:
@@ -270,7 +270,7 @@ def _reserved_gpu(device: _Device) -> str | None:
             return ""
         task = ray.remote(num_cpus=0, num_gpus=1, max_retries=0, max_calls=0)(_gpu_here)
         device.gpu = task.options(scheduling_strategy=_within(device)).remote()
-    if not ray.wait([device.gpu], timeout=0)[0]:
+    if not is_ready(device.gpu):
         return None
     try:
         gpu: str = ray.get(device.gpu)

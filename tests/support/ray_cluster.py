@@ -1,0 +1,46 @@
+"""A real Ray cluster whose nodes are all on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+
+class RayCluster:
+    """A head with a core, on which the runner is, and other nodes."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 1,
+                "include_dashboard": False,
+                # Else Ray ends workers that do nothing for a second, and with them warm fork servers.
+                "_system_config": {"idle_worker_killing_time_threshold_ms": 60_000},
+            },
+        )
+        self.address: str = self._cluster.address
+
+    @contextlib.contextmanager
+    def node(self, **arguments: Any) -> Iterator[Any]:
+        """One more node, `num_cpus=1` by default, that is gone afterwards."""
+        node = self._cluster.add_node(**{"num_cpus": 1, **arguments})
+        try:
+            yield node
+        finally:
+            if node.any_processes_alive():
+                self.kill(node)
+
+    def kill(self, node: Any) -> None:
+        """SIGKILL for everything of a node but Ray's workers, which have to see for themselves."""
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def shutdown(self) -> None:
+        """Ends all of it."""
+        self._cluster.shutdown()
