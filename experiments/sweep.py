@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ from experiments.devices import chosen_gpus, usable_cores, visible_gpus
 from experiments.disk_use import weigh, weight_text
 from experiments.dry_run import print_dry_run
 from experiments.errors import printable
+from experiments.executors.choice import ExecutorName, check_choice, local_executor, ray_executor, ray_slots
 from experiments.frozen_code import Choice, admit, generation, refusal, run_stored_source
 from experiments.input_checks import check_inputs
 from experiments.live_view import LiveView
@@ -38,6 +39,7 @@ from experiments.view import PlainView, View
 from wsol.parent_death import STOPPING_SIGNALS
 
 if TYPE_CHECKING:
+    from experiments.executors.base import Executor
     from experiments.scheduler import StopRequest
 
 ONE_SIGNAL_S = 2.0
@@ -55,6 +57,7 @@ class Options:
         arguments: all of it, as it was given, for a stored source that runs it instead.
         code: what to do where the source, the packages or the data have changed; None: ask.
         reuse: results of other sweeps in the same folder stand for trials of this one.
+        ray_address: of the head of the cluster; None: what RAY_ADDRESS says, else the cluster of this machine.
     """
 
     results: Path = Path("results")
@@ -67,6 +70,8 @@ class Options:
     reuse: bool = True
     gpus: str | None = None
     cpu_slots: int | None = None
+    executor: ExecutorName = "local"
+    ray_address: str | None = None
 
 
 def run(file: Path, options: Options) -> int:
@@ -78,6 +83,7 @@ def run(file: Path, options: Options) -> int:
     Raises:
         UserError: before anything is started, for a fault in the spec or the command line.
     """
+    check_choice(executor=options.executor, ray_address=options.ray_address, gpus=options.gpus)
     if options.code == "keep":  # first of all: the present source may not even read what the stored one reads
         run_stored_source(SweepStore(options.results / spec_name(file, options.settings)), options.arguments)
     spec = load_spec(file, options.settings)
@@ -88,13 +94,12 @@ def run(file: Path, options: Options) -> int:
         spec = load_spec(file, options.settings, code=code)
     console = Console(soft_wrap=not sys.stdout.isatty())
     _log_to(console)
-    slots = _slots(spec, options)
     if options.dry_run:
         if _has_work_left(spec, store, options) and (reason := refusal(store, version, options.code)):
             log.warning("%s", reason)
-        print_dry_run(console, spec, store, slots, library=_library(store, version, options))
+        print_dry_run(console, spec, store, _slots(spec, options), library=_library(store, version, options))
         return 0
-    status = _run(spec, store, slots, console, options, version)
+    status = _run(spec, store, _executor(spec, store, console, options), console, options, version)
     print_report(console, spec, entries(spec, store))
     console.print(Text(f"results in {store.folder} ({weight_text(weigh(store.folder))})"))
     return status
@@ -103,7 +108,7 @@ def run(file: Path, options: Options) -> int:
 def _run(
     spec: SweepSpec,
     store: SweepStore,
-    slots: list[Slot],
+    chosen: contextlib.AbstractContextManager[Executor],
     console: Console,
     options: Options,
     version: CodeVersion,
@@ -112,7 +117,6 @@ def _run(
     # what only a real run needs, and a dry run must not wait for
     from experiments.disk_space import PatientWriter
     from experiments.environment import environment
-    from experiments.executors.local import LocalExecutor
     from experiments.ledger import Ledger
     from experiments.lock import sweep_lock
     from experiments.prepare import prepare
@@ -128,7 +132,8 @@ def _run(
     ):
         objective = spec.objective  # a study has one objective for life: another one is another study in the file
         name = f"{spec.name}: {objective.direction} {objective.metric}"
-        view = _view(console, spec, slots)
+        executor = stack.enter_context(chosen)
+        view = _view(console, spec, executor.slots)
         stack.callback(view.stop)
         patiently = PatientWriter(store.folder, say=view.message, must_stop=lambda: stop.asked).write
         if _has_work_left(spec, store, options):
@@ -137,8 +142,6 @@ def _run(
         stack.callback(study.close)
         patiently(lambda: write_text(store.spec, spec.text))
         patiently(lambda: write_json(store.environment, environment()))
-        executor = LocalExecutor(slots=slots)
-        stack.callback(executor.close)
         ledger = Ledger(
             store=store,
             study=study,
@@ -178,18 +181,45 @@ def _library(store: SweepStore, version: CodeVersion, options: Options) -> Libra
 
 
 def _slots(spec: SweepSpec, options: Options) -> list[Slot]:
-    """Where trials may run: the GPUs that are visible, else CPU slots."""
+    """Where trials may run: the GPUs that are visible, else CPU slots; or what a cluster has of them."""
+    if options.executor == "ray":
+        return ray_slots(options.ray_address, cpu_slots=_cpu_slots(spec, options), on_gpus=_on_gpus(options))
     cores = usable_cores()
     gpus = visible_gpus(os.environ)
     if options.gpus is not None:
         return gpu_slots(chosen_gpus(options.gpus, gpus), cores=cores)
     if gpus and options.cpu_slots is None:
         return gpu_slots(gpus, cores=cores)
+    return cpu_slots(_cpu_slots(spec, options), cores=cores)
+
+
+def _cpu_slots(spec: SweepSpec, options: Options) -> int | None:
+    """Trials at a time on a machine's cores; None: one a core."""
     count = options.cpu_slots if options.cpu_slots is not None else spec.resources.cpu_slots
-    return cpu_slots(None if count == "auto" else count, cores=cores)
+    return None if count == "auto" else count
 
 
-def _view(console: Console, spec: SweepSpec, slots: list[Slot]) -> View:
+def _on_gpus(options: Options) -> bool | None:
+    """Whether a cluster's GPUs are used; None: where there are any."""
+    return False if options.cpu_slots is not None else None
+
+
+def _executor(
+    spec: SweepSpec, store: SweepStore, console: Console, options: Options
+) -> contextlib.AbstractContextManager[Executor]:
+    """Started when it is entered, under the sweep's lock."""
+    if options.executor == "local":
+        return local_executor(_slots(spec, options))
+    return ray_executor(
+        address=options.ray_address,
+        folder=store.folder,
+        cpu_slots=_cpu_slots(spec, options),
+        on_gpus=_on_gpus(options),
+        say=lambda line: console.print(Text(printable(line))),
+    )
+
+
+def _view(console: Console, spec: SweepSpec, slots: Sequence[Slot]) -> View:
     if console.is_terminal:
         return LiveView(console=console, objective=spec.objective.metric, slots=slots)
     return PlainView(objective=spec.objective.metric)

@@ -100,7 +100,7 @@ class ClusterNodes:
         self._looked_at = -math.inf
         self._next_index = 0
         self._is_beginning = True
-        self._on_gpus = on_gpus if on_gpus is not None else any(_gpus(node) >= 1 for node in _alive().values())
+        self._on_gpus = on_gpus if on_gpus is not None else _have_gpus(_alive())
 
     def begin(self) -> None:
         """Checks the nodes that are there and reserves what is free; waits for the first slot if need be.
@@ -161,7 +161,7 @@ class ClusterNodes:
                 self.lose(node_id)
             for node_id, node in alive.items():
                 if self._is_new(node_id) and (bundles := self._bundles(node)):
-                    self._nodes[node_id] = self._asked(node_id, node["NodeManagerHostname"], bundles)
+                    self._nodes[node_id] = self._asked(node_id, _name(node_id, node), bundles)
         for node_id in list(self._nodes):
             self._go_on(node_id)
         return gone
@@ -195,11 +195,11 @@ class ClusterNodes:
     def _is_new(self, node_id: str) -> bool:
         return node_id not in self._nodes and self._clock() >= self._not_before.get(node_id, -math.inf)
 
-    def _asked(self, node_id: str, host: str, bundles: list[Bundle]) -> _Node:
+    def _asked(self, node_id: str, name: str, bundles: list[Bundle]) -> _Node:
         task = ray.remote(num_cpus=0, max_retries=0)(look_at_node)
         there = NodeAffinitySchedulingStrategy(node_id, soft=False)
         report = task.options(scheduling_strategy=there).remote(self._terms, node_id)
-        return _Node(name=f"{host}-{node_id[:6]}", bundles=bundles, report=report, asked_at=self._clock())
+        return _Node(name=name, bundles=bundles, report=report, asked_at=self._clock())
 
     def _go_on(self, node_id: str) -> None:
         node = self._nodes[node_id]
@@ -207,7 +207,8 @@ class ClusterNodes:
             self._hear(node_id, node, node.report)
         for device in node.devices:
             if not device.slots and (gpu := _reserved_gpu(device)) is not None:
-                device.slots = self._new_slots(node, device.bundle, gpu)
+                device.slots = _slots(node.name, device.bundle, gpu, first=self._next_index)
+                self._next_index += device.bundle.slots
 
     def _hear(self, node_id: str, node: _Node, report: ray.ObjectRef[Any]) -> None:
         """Takes in what a node says of itself, once it does."""
@@ -236,12 +237,28 @@ class ClusterNodes:
             )
         return objection(self._terms, found, node=node_id)
 
-    def _new_slots(self, node: _Node, bundle: Bundle, gpu: str) -> list[Slot]:
-        first, self._next_index = self._next_index, self._next_index + bundle.slots
-        return [
-            Slot(index=index, visible_devices=gpu, threads=bundle.threads, node=node.name)
-            for index in range(first, self._next_index)
-        ]
+
+def possible_slots(*, on_gpus: bool | None, cpu_slots: int | None) -> list[Slot]:
+    """Those of a cluster that nobody else uses, whose nodes are all as they must be; see `ClusterNodes`."""
+    nodes = _alive()
+    slots: list[Slot] = []
+    for node_id, node in nodes.items():
+        use_gpus = on_gpus if on_gpus is not None else _have_gpus(nodes)
+        for position, bundle in enumerate(node_bundles(node["Resources"], on_gpus=use_gpus, cpu_slots=cpu_slots)):
+            gpu = str(position) if bundle.gpus else ""
+            slots += _slots(_name(node_id, node), bundle, gpu, first=len(slots))
+    return slots
+
+
+def _name(node_id: str, node: Mapping[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']}-{node_id[:6]}"
+
+
+def _slots(name: str, bundle: Bundle, gpu: str, *, first: int) -> list[Slot]:
+    return [
+        Slot(index=first + position, visible_devices=gpu, threads=bundle.threads, node=name)
+        for position in range(bundle.slots)
+    ]
 
 
 def _alive() -> dict[str, dict[str, Any]]:
@@ -250,8 +267,8 @@ def _alive() -> dict[str, dict[str, Any]]:
     return {node["NodeID"]: node for node in every if node["Alive"]}
 
 
-def _gpus(node: Mapping[str, Any]) -> float:
-    return float(node["Resources"].get("GPU", 0.0))
+def _have_gpus(nodes: Mapping[str, Mapping[str, Any]]) -> bool:
+    return any(node["Resources"].get("GPU", 0.0) >= 1 for node in nodes.values())
 
 
 def _asked_for(bundle: Bundle, node_id: str) -> _Device:
