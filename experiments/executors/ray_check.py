@@ -28,6 +28,7 @@ class Terms:
         repository: the source that the runner runs.
         version: of the source and the packages.
         cache: of generated data and proposals.
+        lease_s: an attempt may go on for so long after the last answer from the runner, see `ray_host`.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Terms:
     repository: Path
     version: CodeVersion
     cache: Path
+    lease_s: float
 
     @property
     def shown_file(self) -> Path:
@@ -47,7 +49,7 @@ class Terms:
         return self.folder / f".shared-{self.token}-{node}"
 
 
-def show_terms(folder: Path) -> Terms:
+def show_terms(folder: Path, *, lease_s: float) -> Terms:
     """Those of this process, for a sweep's folder. The file that nodes have to see is there until `clear_terms`."""
     terms = Terms(
         folder=folder.absolute(),
@@ -56,6 +58,7 @@ def show_terms(folder: Path) -> Terms:
         repository=REPOSITORY,
         version=present_version([]),
         cache=cache_dir().absolute(),
+        lease_s=lease_s,
     )
     terms.folder.mkdir(parents=True, exist_ok=True)
     clear_terms(terms)  # of a runner that was killed; only one runs at a time

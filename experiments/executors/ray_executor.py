@@ -15,12 +15,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event, SlotsChanged
 from experiments.executors.ray_check import clear_terms, show_terms
-from experiments.executors.ray_host import LEASE_MARGIN_S, LEASE_S, HostedEnd, is_ready, run_hosted
+from experiments.executors.ray_host import HostedEnd, is_ready, run_hosted
 from experiments.executors.ray_mailbox import Mailbox, Order
 from experiments.executors.ray_nodes import ClusterNodes
 from experiments.placement import Slot
 from experiments.store import TrialPaths, read_metrics
 
+LEASE_S = 10.0
+"""Shorter than Ray takes to believe a node dead, where no connection breaks."""
+_MARGIN_S = 1.0
+"""For the end of an attempt whose lease is over."""
 _LOOK_EVERY_S = 0.5
 """At most so long between looks at the nodes, while nothing happens."""
 _COLLECT_S = 5.0
@@ -65,6 +69,7 @@ class RayExecutor:
         on_gpus: trials run on GPUs alone; None: where a node has one when the sweep begins.
         cpu_slots: trials at a time on a node's cores; None: one a core.
         places: trials at a time on a GPU.
+        lease_s: an attempt that gets no answer for so long ends; one that was lost counts as ended after it.
         clock: in seconds.
 
     Raises:
@@ -79,6 +84,7 @@ class RayExecutor:
         on_gpus: bool | None = None,
         cpu_slots: int | None = None,
         places: int = 1,
+        lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._say = clock, say
@@ -88,7 +94,7 @@ class RayExecutor:
         self._task = ray.remote(max_retries=0, retry_exceptions=False, max_calls=0)(run_hosted)
         self._mailbox: Any = None
         self._collected: ray.ObjectRef[Any] | None = None
-        self._terms = show_terms(folder)
+        self._terms = show_terms(folder, lease_s=lease_s)
         self._nodes = ClusterNodes(
             terms=self._terms, say=say, on_gpus=on_gpus, cpu_slots=cpu_slots, places=places, clock=clock
         )
@@ -257,7 +263,7 @@ class RayExecutor:
             silent_s = ray.get(self._mailbox.give_up.remote(running.launch), timeout=_ANSWERS_WITHIN_S)
         except (ray.exceptions.RayError, TimeoutError):
             silent_s = 0.0
-        left_s = 0.0 if silent_s is None else max(0.0, LEASE_S + LEASE_MARGIN_S - silent_s)
+        left_s = 0.0 if silent_s is None else max(0.0, self._terms.lease_s + _MARGIN_S - silent_s)
         running.lost_until = self._clock() + left_s
 
     def _ended(self, number: int) -> list[Event]:

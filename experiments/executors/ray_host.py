@@ -4,8 +4,8 @@ The attempt is a child of the Ray worker's fork server, so all that holds on one
 its own, which the kernel kills when the Ray worker dies. A Ray worker dies with the Ray of its node.
 
 No attempt goes on that the runner may believe dead: each time that it asks for orders and gets an answer, it may go on
-for LEASE_S from the asking. Else it is killed here; and the runner starts no other attempt of a trial that it has lost
-before that time is over.
+for `Terms.lease_s` from the asking. Else it is killed here; and before that time is over the runner starts no other
+attempt of a trial that it lost.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ from experiments.executors.local import LocalExecutor, warm_context
 from experiments.executors.ray_check import Terms
 from experiments.executors.ray_mailbox import Order
 
-LEASE_S = 10.0
-"""An attempt ends so long after the last question that was answered. Shorter than Ray takes to believe a node dead."""
-LEASE_MARGIN_S = 1.0
-"""For noticing it and for the kernel's kill."""
-_ASK_EVERY_S = 2.0
+_ASKS_A_LEASE = 5
 _LOOK_EVERY_S = 0.2
 
 
@@ -56,7 +52,7 @@ def run_hosted(request: AttemptRequest, launch: int, mailbox: Any, terms: Terms)
     request = replace(request, slot=replace(request.slot, visible_devices=gpus))
     with closing(LocalExecutor(slots=[request.slot])) as executor:
         _warm_up(executor)  # which takes seconds in a new Ray worker, in which nobody would ask
-        line = _Line(mailbox, launch)
+        line = _Line(mailbox, launch, lease_s=terms.lease_s)
         if line.begin():
             executor.launch(request)
             return _follow(request.number, executor, line)
@@ -105,9 +101,9 @@ def _now() -> float:
 class _Line:
     """An attempt's line to the runner. Nothing here waits for the runner but `begin` and `finish`."""
 
-    def __init__(self, mailbox: Any, launch: int) -> None:
-        self._mailbox, self._launch = mailbox, launch
-        self._allowed_from = -LEASE_S
+    def __init__(self, mailbox: Any, launch: int, *, lease_s: float) -> None:
+        self._mailbox, self._launch, self._lease_s = mailbox, launch, lease_s
+        self._allowed_until = 0.0
         self._asked_at = _now()
         self._answer: ray.ObjectRef[Any] | None = None
         self._unconfirmed: list[ray.ObjectRef[Any]] = []
@@ -116,12 +112,12 @@ class _Line:
     def begin(self) -> bool:
         """Asks for the first permit. Returns whether there is one."""
         self._ask(0.0)
-        ray.wait([self._answer], timeout=LEASE_S / 2)
+        ray.wait([self._answer], timeout=self._lease_s / 2)
         return "kill" not in self.orders() and not self.is_lost()
 
     def is_lost(self) -> bool:
         """Whether the attempt has to end."""
-        return _now() >= self._allowed_from + LEASE_S
+        return _now() >= self._allowed_until
 
     def orders(self) -> list[Order]:
         """What has come in meanwhile."""
@@ -130,10 +126,10 @@ class _Line:
         try:
             orders: list[Order] = ray.get(self._answer)
         except ray.exceptions.RayError:  # the runner is gone, and the mailbox with it
-            self._answer, self._allowed_from = None, -LEASE_S
+            self._answer, self._allowed_until = None, 0.0
             return ["kill"]
-        self._allowed_from = self._asked_at
-        self._ask(_ASK_EVERY_S)
+        self._allowed_until = self._asked_at + self._lease_s
+        self._ask(self._lease_s / _ASKS_A_LEASE)
         return orders
 
     def tell(self, events: list[Event]) -> None:
@@ -146,7 +142,7 @@ class _Line:
     def finish(self) -> None:
         """Waits until all that was told has arrived, where it can."""
         if self._unconfirmed:
-            ray.wait(self._unconfirmed, num_returns=len(self._unconfirmed), timeout=LEASE_S)
+            ray.wait(self._unconfirmed, num_returns=len(self._unconfirmed), timeout=self._lease_s)
 
     def _ask(self, within_s: float) -> None:
         self._asked_at = _now()

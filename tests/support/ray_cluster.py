@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+SUPPORT = Path(__file__).resolve().parent
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
@@ -16,6 +18,8 @@ class RayCluster:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
+        # What tests put in the place of ours must be found by Ray's workers, too.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")]))
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={
