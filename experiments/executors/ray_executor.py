@@ -99,8 +99,9 @@ class RayExecutor:
             terms=self._terms, say=say, on_gpus=on_gpus, cpu_slots=cpu_slots, places=places, clock=clock
         )
         try:
-            self._nodes.begin()
             self._open_mailbox()
+            self._nodes.begin()
+            ray.get(self._mailbox.collect.remote(0.0))  # it is there: attempts that get no answer end
         except BaseException:
             self.close()
             raise

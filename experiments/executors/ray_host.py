@@ -112,7 +112,7 @@ class _Line:
     def begin(self) -> bool:
         """Asks for the first permit. Returns whether there is one."""
         self._ask(0.0)
-        ray.wait([self._answer], timeout=self._lease_s / 2)
+        ray.wait([self._answer], timeout=self._lease_s)
         return "kill" not in self.orders() and not self.is_lost()
 
     def is_lost(self) -> bool:

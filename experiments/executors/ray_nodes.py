@@ -108,15 +108,10 @@ class ClusterNodes:
         Raises:
             UserError: where a node that could run trials is not as it must be, or none is there.
         """
-        alive = _alive()
-        if not any(self._bundles(node) for node in alive.values()):
-            kind = "GPUs" if self._on_gpus else "cores"
-            raise UserError(
-                f"got a Ray cluster of {counted(len(alive), 'node')}, none with {kind} for trials; expected one:"
-                " `ray start` on a machine makes it a node, see docs/clusters.md"
-            )
         patient_until, said = self._clock() + _RESERVED_WITHIN_S, False
+        self.look()
         while not self.slots or (self._clock() < patient_until and not self._is_settled):
+            self._expect_a_node()
             if self.expected:
                 ray.wait(self.expected, timeout=_POLL_S)
             else:
@@ -127,10 +122,20 @@ class ClusterNodes:
                 self._say("waiting for the Ray cluster: all of it is in use, or its nodes start slowly")
         self._is_beginning = False
 
+    def _expect_a_node(self) -> None:
+        alive = _alive()
+        if any(self._bundles(node) for node in alive.values()):
+            return
+        kind = "GPUs" if self._on_gpus else "cores"
+        raise UserError(
+            f"got a Ray cluster of {counted(len(alive), 'node')}, none with {kind} for trials; expected one:"
+            " `ray start` on a machine makes it a node, see docs/clusters.md"
+        )
+
     @property
     def slots(self) -> list[Slot]:
-        """Where trials can run now."""
-        return [slot for device in self._devices for slot in device.slots]
+        """Where trials can run now, by index."""
+        return sorted((slot for device in self._devices for slot in device.slots), key=lambda slot: slot.index)
 
     @property
     def expected(self) -> list[ray.ObjectRef[Any]]:
@@ -213,7 +218,11 @@ class ClusterNodes:
     def _hear(self, node_id: str, node: _Node, report: ray.ObjectRef[Any]) -> None:
         """Takes in what a node says of itself, once it does."""
         if is_ready(report):
-            reason = self._objection(node_id, report)
+            try:
+                reason = self._objection(node_id, report)
+            except ray.exceptions.RayError:  # it is dead, or dies
+                self.lose(node_id)
+                return
         elif self._clock() >= node.asked_at + _HEARD_WITHIN_S:
             reason = f"no answer within {_HEARD_WITHIN_S:.0f} s; expected a node that works: start its Ray again"
         else:
@@ -229,7 +238,7 @@ class ClusterNodes:
     def _objection(self, node_id: str, report: ray.ObjectRef[Any]) -> str:
         try:
             found: NodeReport = ray.get(report)
-        except ray.exceptions.RayError as error:
+        except ray.exceptions.RayTaskError as error:
             last = str(error).strip().splitlines()[-1]
             return (
                 f"what runs here does not run there ({last}); expected the checkout {self._terms.repository} and the"

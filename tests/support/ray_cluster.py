@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,11 +41,37 @@ class RayCluster:
             yield node
         finally:
             if node.any_processes_alive():
-                self.kill(node)
+                self._cluster.remove_node(node)  # which says goodbye: else Ray has it as alive for a while
+
+    @contextlib.contextmanager
+    def node_with_mounts(self, *mounts: str) -> Iterator[None]:
+        """One more node, in which a folder or a file is another one than here: a machine of its own in this regard.
+
+        Args:
+            mounts: what `mount` is given, each as one text.
+        """
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={self.address}"]
+        started = [*ray, "--num-cpus=1", "--disable-usage-stats", "--dashboard-agent-listen-port=0"]
+        script = "".join(f"mount {mount} && " for mount in mounts) + 'exec "$@"'
+        node = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-ec", script, "sh", *started],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            node.terminate()
+            node.wait()
 
     def kill(self, node: Any) -> None:
         """SIGKILL for everything of a node but Ray's workers, which have to see for themselves."""
         self._cluster.remove_node(node, allow_graceful=False)
+
+    def alive(self) -> int:
+        """Nodes that have joined and are not known to be dead."""
+        return sum(node["Alive"] for node in self._cluster.global_state.node_table())
 
     def shutdown(self) -> None:
         """Ends all of it."""
