@@ -66,7 +66,6 @@ class SlotPool:
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self._free = deque(slots)
-        self._indices = {slot.index for slot in slots}
         self._busy: Counter[str] = Counter({slot.visible_devices: 0 for slot in slots})
         self._reserved: str | None = None
         self._closed: set[str] = set()
@@ -99,14 +98,6 @@ class SlotPool:
         self._occupy(slot)
         self._closed.add(device)
         return slot
-
-    def set_slots(self, slots: Sequence[Slot]) -> None:
-        """Others than before are there now. What ran on those that went has ended."""
-        free = {slot.index for slot in self._free}
-        busy = self._indices - free
-        self._free = deque(slot for slot in self._free if slot in slots)
-        self._free += [slot for slot in slots if slot.index not in free and slot.index not in busy]
-        self._indices = {slot.index for slot in slots}
 
     def give_back(self, slot: Slot) -> None:
         """The trial in a slot has ended."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from experiments.agenda import Agenda
 from experiments.common_fault import CommonFault
 from experiments.disk_space import Pause, paused_text
-from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Executor, SignOfLife, SlotsChanged
+from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Executor, SignOfLife
 from experiments.failures import (
     FAULTS_OF_THE_CODE,
     Failure,
@@ -183,7 +183,7 @@ class Scheduler:
         while True:
             self._fill_slots()
             self._pass_on_stop()
-            if not self._slot_of and (self._is_ending or (self._executor.slots and not self._pause.is_on)):
+            if not self._slot_of and (self._is_ending or not self._pause.is_on):
                 return
             for event in self._executor.wait(WAIT_S):
                 if isinstance(event, SignOfLife):
@@ -192,8 +192,6 @@ class Scheduler:
                     self._epoch_done(event)
                 elif isinstance(event, AttemptEnded):
                     self._attempt_ended(event)
-                elif isinstance(event, SlotsChanged):
-                    self._slots.set_slots(self._executor.slots)
             self._end_what_hangs()
 
     def _pass_on_stop(self) -> None:
