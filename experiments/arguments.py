@@ -57,7 +57,23 @@ def sweep_parser() -> argparse.ArgumentParser:
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", metavar="0,2", help="GPUs to use, as positions among the visible ones (default: all)")
-    where.add_argument("--cpu-slots", type=_positive, metavar="N", help="train on the CPU, N trials at a time")
+    where.add_argument(
+        "--cpu-slots",
+        type=_positive,
+        metavar="N",
+        help="train on the CPU, N trials at a time (of a cluster: a node)",
+    )
+    parser.add_argument(
+        "--executor",
+        choices=["local", "ray"],
+        default="local",
+        help="where trials run: on this machine (default), or on a Ray cluster, see docs/clusters.md",
+    )
+    parser.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="the cluster's head (default: $RAY_ADDRESS, else the cluster that runs on this machine)",
+    )
     return parser
 
 

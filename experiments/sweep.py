@@ -20,6 +20,14 @@ from experiments.devices import usable_cores
 from experiments.disk_use import weigh, weight_text
 from experiments.dry_run import print_dry_run
 from experiments.errors import printable
+from experiments.executors.choice import (
+    ClusterTerms,
+    ExecutorName,
+    check_choice,
+    local_executor,
+    ray_executor,
+    ray_slots,
+)
 from experiments.frozen_code import Choice, admit, generation, refusal, run_stored_source
 from experiments.input_checks import check_inputs
 from experiments.json_file import write_json, write_text
@@ -41,6 +49,7 @@ from experiments.view import PlainView, View
 if TYPE_CHECKING:
     from experiments.databases import Database
     from experiments.executors.attended import AttendedExecutor
+    from experiments.executors.base import Executor
     from experiments.scheduler import Scheduler
     from experiments.study import Study
 
@@ -60,6 +69,7 @@ class Options:
         code: what to do where the source, the packages or the data have changed; None: ask.
         reuse: results of other sweeps in the same folder stand for trials of this one.
         storage: URL of the database that the study is kept in; None: as the environment says, else a file.
+        ray_address: of the head of the cluster; None: what RAY_ADDRESS says, else the cluster of this machine.
     """
 
     results: Path = Path("results")
@@ -73,6 +83,8 @@ class Options:
     gpus: str | None = None
     cpu_slots: int | None = None
     storage: str | None = field(default=None, repr=False)
+    executor: ExecutorName = "local"
+    ray_address: str | None = None
 
 
 def run(file: Path, options: Options) -> int:
@@ -84,6 +96,7 @@ def run(file: Path, options: Options) -> int:
     Raises:
         UserError: before anything is started, for a fault in the spec or the command line.
     """
+    check_choice(executor=options.executor, ray_address=options.ray_address, gpus=options.gpus)
     if options.code == "keep":  # first of all: the present source may not even read what the stored one reads
         store = SweepStore(options.results / spec_name(file, options.settings))
         run_stored_source(store, options.arguments, storage=options.storage)
@@ -96,11 +109,12 @@ def run(file: Path, options: Options) -> int:
         spec = load_spec(file, options.settings, code=code)
     console = Console(soft_wrap=not sys.stdout.isatty())
     _log_to(console)
-    machine = _machine(spec, options, console)
+    machine = _machine(spec, options, console) if options.executor == "local" else None
     if options.dry_run:
         if _has_work_left(spec, store, options) and (reason := refusal(store, version, options.code)):
             log.warning("%s", reason)
-        print_dry_run(console, spec, store, machine.slots, library=_library(store, version, options))
+        slots = machine.slots if machine is not None else ray_slots(options.ray_address, **_cluster(spec, options))
+        print_dry_run(console, spec, store, slots, library=_library(store, version, options))
         return 0
     status, found = _run(spec, store, machine, console, options, version, storage)
     print_report(console, spec, found)
@@ -111,7 +125,7 @@ def run(file: Path, options: Options) -> int:
 def _run(
     spec: SweepSpec,
     store: SweepStore,
-    machine: Machine,
+    machine: Machine | None,
     console: Console,
     options: Options,
     version: CodeVersion,
@@ -127,7 +141,6 @@ def _run(
     from experiments.disk_space import FullDisk
     from experiments.environment import environment
     from experiments.executors.attended import AttendedExecutor
-    from experiments.executors.local import LocalExecutor
     from experiments.exit_status import exit_status
     from experiments.ledger import Ledger
     from experiments.local_monitor import LocalMonitor
@@ -142,10 +155,9 @@ def _run(
         sweep_lock(store.lock, say=lambda line: console.print(Text(line))),
         contextlib.ExitStack() as stack,
     ):
-        view = _view(console, spec, machine.slots)
+        executor = stack.enter_context(_executor(spec, store, machine, console, options))
+        view = _view(console, spec, executor.slots)
         stack.callback(view.stop)
-        executor = LocalExecutor(slots=machine.slots)
-        stack.callback(executor.close)
         attended = AttendedExecutor(executor)
         patiently = PatientWriter(
             FullDisk(store.folder),
@@ -175,8 +187,9 @@ def _run(
             library=_library(store, version, options),
             code_of=version.of_trial,
         )
-        monitor = LocalMonitor(machine.gpus)
-        stack.callback(monitor.close)
+        monitor = LocalMonitor(machine.gpus) if machine is not None else None
+        if monitor is not None:
+            stack.callback(monitor.close)
         known = footprints(itertools.islice(history((), options.results), MAX_RESULTS))
         scheduler = Scheduler(
             spec=spec, ledger=ledger, executor=attended, view=view, stop=stop, monitor=monitor, known=known
@@ -255,6 +268,35 @@ def _machine(spec: SweepSpec, options: Options, console: Console) -> Machine:
     if machine.line:
         console.print(Text(machine.line))
     return machine
+
+
+def _cluster(spec: SweepSpec, options: Options) -> ClusterTerms:
+    """What is to be used of a cluster's nodes."""
+    count = options.cpu_slots if options.cpu_slots is not None else spec.resources.cpu_slots
+    places = spec.resources.trials_per_gpu
+    return ClusterTerms(
+        cpu_slots=None if count == "auto" else count,
+        on_gpus=False if options.cpu_slots is not None else None,
+        places=1 if places == "auto" else places,
+    )
+
+
+def _executor(
+    spec: SweepSpec, store: SweepStore, machine: Machine | None, console: Console, options: Options
+) -> contextlib.AbstractContextManager[Executor]:
+    """Started when it is entered, under the sweep's lock.
+
+    Args:
+        machine: this one; None: a cluster.
+    """
+    if machine is not None:
+        return local_executor(machine.slots)
+    return ray_executor(
+        address=options.ray_address,
+        folder=store.folder,
+        say=lambda line: console.print(Text(printable(line))),
+        **_cluster(spec, options),
+    )
 
 
 def _view(console: Console, spec: SweepSpec, slots: Sequence[Slot]) -> View:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from postgres_server import PostgresServer, binaries
+
+if TYPE_CHECKING:
+    from ray_cluster import RayCluster
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # So a shell starts what it runs in the background, and every process below inherits it: no test of an interrupt
@@ -40,3 +44,13 @@ def postgres() -> Iterator[PostgresServer]:
     server = PostgresServer()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """One for all tests, as it takes seconds. It has a node with one core; a test adds more, and takes them away."""
+    from ray_cluster import RayCluster
+
+    cluster = RayCluster()
+    yield cluster
+    cluster.shutdown()

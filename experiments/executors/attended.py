@@ -31,6 +31,10 @@ class AttendedExecutor:
         """Where attempts may run now."""
         return self._executor.slots
 
+    def warm_up(self) -> None:
+        """Does now what makes the first launch slow, as far as that can be done beforehand."""
+        self._executor.warm_up()
+
     def launch(self, request: AttemptRequest) -> None:
         """Starts an attempt."""
         self._executor.launch(request)

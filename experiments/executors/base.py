@@ -114,6 +114,9 @@ class Executor(Protocol):
     def slots(self) -> Sequence[Slot]:
         """Where attempts may run now. They change only within `wait`, which says so by `SlotsChanged`."""
 
+    def warm_up(self) -> None:
+        """What can be done before the first launch begins now. Nothing depends on it but how soon that one trains."""
+
     def launch(self, request: AttemptRequest) -> None:
         """Starts an attempt."""
 

@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from line_executor import LineExecutor
+from ray_cluster import RayCluster
 
 from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Event, Executor, Measured, SignOfLife
 from experiments.executors.local import LocalExecutor
+from experiments.executors.ray_connection import connected
 from experiments.failures import FailureKind, classify
 from experiments.slots import cpu_slots
 from experiments.store import StoredTrial, TrialPaths, read_metrics, read_result
@@ -37,18 +40,51 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 AT_MOST_S = 60.0
 GONE_WITHIN_S = 3.0
 
-IMPLEMENTATIONS: dict[str, Callable[..., Executor]] = {"local": LocalExecutor}
-"""Name -> what makes one from `slots=`. Each also needs a script in OWNER."""
+IMPLEMENTATIONS = ("lines", "local", "ray")
+"""Each has a fixture that makes executors with two slots, and a script in OWNER."""
 
 
-@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+@pytest.fixture(params=IMPLEMENTATIONS, scope="module")
 def implementation(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def make_executor(implementation: str, request: pytest.FixtureRequest) -> Callable[[Path], Executor]:
+    """Makes one for a folder."""
+    made: Callable[[Path], Executor] = request.getfixturevalue(f"make_{implementation}_executor")
+    return made
+
+
+@pytest.fixture(scope="module")
+def make_local_executor() -> Callable[[Path], Executor]:
+    return lambda _folder: LocalExecutor(slots=cpu_slots(2, cores=2))
+
+
+@pytest.fixture(scope="module")
+def make_lines_executor() -> Iterator[Callable[[Path], Executor]]:
+    yield lambda _folder: LineExecutor(slots=cpu_slots(2, cores=2))
+    LineExecutor.end_server()
+
+
+@pytest.fixture(scope="module")
+def address(ray_cluster: RayCluster) -> Iterator[str]:
+    """Of a cluster of two nodes with a core each."""
+    with ray_cluster.node():
+        yield ray_cluster.address
+
+
+@pytest.fixture(scope="module")
+def make_ray_executor(address: str) -> Iterator[Callable[[Path], Executor]]:
+    from experiments.executors.ray_executor import RayExecutor
+
+    with connected(address):
+        yield lambda folder: RayExecutor(folder=folder, say=print)
+
+
 @pytest.fixture
-def executor(implementation: str) -> Iterator[Executor]:
-    made = IMPLEMENTATIONS[implementation](slots=cpu_slots(2, cores=2))
+def executor(make_executor: Callable[[Path], Executor], tmp_path: Path) -> Iterator[Executor]:
+    made = make_executor(tmp_path)
     yield made
     made.close()
 
@@ -379,40 +415,50 @@ def test_close_kills_what_runs(executor: Executor, make_request: Callable[..., A
     executor.close()
 
 
-OWNER = {
-    "local": """
-        import json, sys
-        from pathlib import Path
-        from experiments.executors.base import AttemptRequest, EpochDone
-        from experiments.executors.local import LocalExecutor
-        from experiments.slots import Slot
-        from experiments.trial import signature
-        from wsol.config import ExperimentConfig
+OWNER = """
+    import json, sys
+    from pathlib import Path
+    from experiments.executors.base import AttemptRequest, EpochDone
+    from experiments.executors.ray_connection import connected
+    from experiments.slots import cpu_slots
+    from experiments.trial import signature
+    from wsol.config import ExperimentConfig
 
-        if __name__ == "__main__":
-            config, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
-            slot = Slot(0, "", 1)
-            executor = LocalExecutor(slots=[slot])
-            identity = signature(ExperimentConfig.model_validate(config))
-            executor.launch(AttemptRequest(0, identity, 1, config, folder, slot))
-            while not any(isinstance(event, EpochDone) for event in executor.wait(1.0)):
-                pass
-            print("epoch", flush=True)
-            while True:
-                executor.wait(1.0)
-        """
+    def own(executor):
+        identity = signature(ExperimentConfig.model_validate(config))
+        executor.launch(AttemptRequest(0, identity, 1, config, folder, executor.slots[0]))
+        while not any(isinstance(event, EpochDone) for event in executor.wait(1.0)):
+            pass
+        print("epoch", flush=True)
+        while True:
+            executor.wait(1.0)
+
+    if __name__ == "__main__":
+        config, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+        {make}
+    """
+MADE_BY_OWNER = {
+    "lines": "from line_executor import LineExecutor; own(LineExecutor(slots=cpu_slots(1, cores=1)))",
+    "local": "from experiments.executors.local import LocalExecutor; own(LocalExecutor(slots=cpu_slots(1, cores=1)))",
+    "ray": """with connected(sys.argv[3]):
+            from experiments.executors.ray_executor import RayExecutor
+            own(RayExecutor(folder=folder.parent, say=print))""",
 }
 
 
 def test_attempts_die_with_the_owner(
-    implementation: str, make_request: Callable[..., AttemptRequest], tmp_path: Path
+    implementation: str,
+    make_request: Callable[..., AttemptRequest],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
-    request = make_request(epochs=1000, workers=2)
+    attempt = make_request(epochs=1000, workers=2)
     script = tmp_path / "owner.py"
-    script.write_text(textwrap.dedent(OWNER[implementation]))
+    script.write_text(textwrap.dedent(OWNER).replace("{make}", MADE_BY_OWNER[implementation]))
+    address = [request.getfixturevalue("address")] if implementation == "ray" else []
     owner = subprocess.Popen(
-        [sys.executable, str(script), json.dumps(request.config), str(request.folder)],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        [sys.executable, str(script), json.dumps(attempt.config), str(attempt.folder), *address],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests/support")])},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -420,7 +466,7 @@ def test_attempts_die_with_the_owner(
         assert owner.stdout is not None
         try:
             assert owner.stdout.readline() == "epoch\n"
-            leader = attempt_process(request)
+            leader = attempt_process(attempt)
             assert len(group_of(leader)) == 3
             os.kill(leader, signal.SIGSTOP)  # in a step that takes for ever: it will not look around
         finally:
