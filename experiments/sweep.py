@@ -187,9 +187,7 @@ def _run(
             library=_library(store, version, options),
             code_of=version.of_trial,
         )
-        monitor = LocalMonitor(machine.gpus) if machine is not None else None
-        if monitor is not None:
-            stack.callback(monitor.close)
+        monitor = None if machine is None else stack.enter_context(contextlib.closing(LocalMonitor(machine.gpus)))
         known = footprints(itertools.islice(history((), options.results), MAX_RESULTS))
         scheduler = Scheduler(
             spec=spec, ledger=ledger, executor=attended, view=view, stop=stop, monitor=monitor, known=known
