@@ -139,9 +139,9 @@ class _Connection(psycopg.Connection[Any]):
 
     must_stop: Callable[[], bool] = staticmethod(lambda: False)
 
-    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+    def wait(self, gen: PQGen[T], *how: Any, **named: Any) -> T:
         """As psycopg's, which calls it for all that is asked of the server."""
-        return super().wait(self._attended(gen), interval, timeout)
+        return super().wait(self._attended(gen), *how, **named)
 
     def _attended(self, asking: PQGen[T]) -> Generator[Any, Any, T]:
         heard_at = time.monotonic()
