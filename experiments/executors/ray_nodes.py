@@ -89,6 +89,7 @@ class ClusterNodes:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._terms, self._say, self._clock = terms, say, clock
+        self._here: str = ray.get_runtime_context().get_node_id()
         self._nodes: dict[str, _Node] = {}
         self._not_before: dict[str, float] = {}
         self._looked_at = -math.inf
@@ -150,11 +151,19 @@ class ClusterNodes:
 
         Returns:
             Ids of nodes that are gone.
+
+        Raises:
+            UserError: where this machine is none any more, through which all that is said and done goes.
         """
         gone: list[str] = []
         if self._clock() >= self._looked_at + _LOOK_EVERY_S:
             self._looked_at = self._clock()
             alive = _alive()
+            if self._here not in alive:
+                raise UserError(
+                    "Ray on this machine has ended, and the running trials with it; start it again (`ray start`), and then"
+                    " the same command goes on"
+                )
             gone = [node_id for node_id in self._nodes if node_id not in alive]
             for node_id in gone:
                 self.lose(node_id)

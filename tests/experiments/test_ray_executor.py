@@ -15,6 +15,7 @@ import pytest
 from gpu_witness import run_hosted_witness
 from ray_cluster import RayCluster
 
+from experiments.errors import UserError
 from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Event, Executor, SlotsChanged
 from experiments.executors.ray_bundles import Share
 from experiments.executors.ray_connection import connected
@@ -135,7 +136,6 @@ def test_trials_share_the_gpu_that_their_slots_name_on_nodes_that_come_and_go(
 
 
 def test_nothing_is_offered_where_there_is_nothing(cluster: RayCluster, tmp_path: Path) -> None:
-    from experiments.errors import UserError
     from experiments.executors.ray_executor import RayExecutor
 
     with pytest.raises(UserError, match=r"^got a Ray cluster of 1 node, none with GPUs for trials; expected one"):
@@ -190,6 +190,9 @@ def test_a_ray_worker_that_dies_takes_its_attempt_with_it(cluster: RayCluster, t
     os.kill(leader, signal.SIGSTOP)  # in the midst of something that takes for ever
     os.kill(ray_worker(request), signal.SIGKILL)
     assert ends(leader, within_s=LEASE_S)
+    while executor._running[0].lost_until is None:
+        found += executor.wait(0.1)
+    assert executor._running[0].lost_until > executor._clock(), "it is gone, but who knows that here"
     untold = {"epoch": 999, "loss": 1.0, "lr": 0.1, "duration_s": 0.1, "time": 1.0, "metrics": {}}
     append_metrics(TrialPaths(request.folder), untold)
     found += until(executor, AttemptEnded)
@@ -198,7 +201,11 @@ def test_a_ray_worker_that_dies_takes_its_attempt_with_it(cluster: RayCluster, t
     epochs = [event.row["epoch"] for event in found if isinstance(event, EpochDone)]
     assert epochs == [*range(1, len(epochs)), 999]
     assert executor.slots == (slot,), "the node is well"
+    assert not any(isinstance(event, SlotsChanged) for event in found)
     executor.launch(request)
     until(executor, EpochDone)
+
+    executor._nodes._here = "the id of a node that was here"
+    with pytest.raises(UserError, match=r"^Ray on this machine has ended, .* the same command goes on$"):
+        until(executor, AttemptEnded)
     executor.close()
-    assert not any(isinstance(event, SlotsChanged) for event in found)
