@@ -161,7 +161,7 @@ class ClusterNodes:
             alive = _alive()
             if self._here not in alive:
                 raise UserError(
-                    "Ray on this machine has ended, and the running trials with it; start it again (`ray start`), and then"
+                    "Ray on this machine has ended, and the running trials with it; start it again (`ray start`), and"
                     " the same command goes on"
                 )
             gone = [node_id for node_id in self._nodes if node_id not in alive]
