@@ -133,7 +133,13 @@ def simulate(
                 )
             with run.phase("taking stock"):
                 scheduler = Scheduler(
-                    spec=spec, ledger=ledger, executor=cluster, view=view, stop=stop, clock=cluster.clock
+                    spec=spec,
+                    ledger=ledger,
+                    executor=cluster,
+                    view=view,
+                    stop=stop,
+                    monitor=cluster,
+                    clock=cluster.clock,
                 )
             run.reused = len(scheduler.results())
             costs.begin()
