@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class _Running:
 class LiveView:
     """A `View` for a terminal."""
 
-    def __init__(self, *, console: Console, objective: str, slots: Sequence[Slot]) -> None:
+    def __init__(self, *, console: Console, objective: str, slots: Callable[[], Sequence[Slot]]) -> None:
         self._objective = objective
         self._slots = slots
         self._console = console
@@ -104,10 +104,11 @@ class LiveView:
         lines = Table.grid(padding=(0, 1))
         lines.add_column(no_wrap=True)
         lines.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        shown = self._slots_that_fit()
+        slots = self._slots()
+        shown = self._that_fit(slots)
         for slot in shown:
             lines.add_row(Text(slot.label, style="dim"), self._slot_line(slot))
-        if more := len(self._slots) - len(shown):
+        if more := len(slots) - len(shown):
             busy = len(self._running) - sum(slot.index in self._running for slot in shown)
             lines.add_row(Text("...", style="dim"), Text(f"and {more} more, {busy} of them busy"))
         if self._best is not None:
@@ -115,14 +116,14 @@ class LiveView:
             lines.add_row(Text("best", style="bold green"), Text(text))
         return Group(self._bar, lines)
 
-    def _slots_that_fit(self) -> Sequence[Slot]:
+    def _that_fit(self, slots: Sequence[Slot]) -> Sequence[Slot]:
         """All of them, or as many as the terminal has lines for, the busy ones first, in their order."""
         room = self._console.height - _OTHER_LINES
-        if len(self._slots) <= room:
-            return self._slots
+        if len(slots) <= room:
+            return slots
         room = max(1, room - 1)  # the line that says how many more there are
-        busy = (slot for slot in self._slots if slot.index in self._running)
-        idle = (slot for slot in self._slots if slot.index not in self._running)
+        busy = (slot for slot in slots if slot.index in self._running)
+        idle = (slot for slot in slots if slot.index not in self._running)
         return list(itertools.islice(itertools.chain(busy, idle), room))
 
     def _slot_line(self, slot: Slot) -> Text:

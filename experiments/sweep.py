@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,14 +20,8 @@ from experiments.devices import usable_cores
 from experiments.disk_use import weigh, weight_text
 from experiments.dry_run import print_dry_run
 from experiments.errors import printable
-from experiments.executors.choice import (
-    ClusterTerms,
-    ExecutorName,
-    check_choice,
-    local_executor,
-    ray_executor,
-    ray_slots,
-)
+from experiments.executors.choice import ExecutorName, check_choice, local_executor, ray_executor, ray_slots
+from experiments.executors.ray_bundles import Share
 from experiments.frozen_code import Choice, admit, generation, refusal, run_stored_source
 from experiments.input_checks import check_inputs
 from experiments.json_file import write_json, write_text
@@ -113,7 +107,7 @@ def run(file: Path, options: Options) -> int:
     if options.dry_run:
         if _has_work_left(spec, store, options) and (reason := refusal(store, version, options.code)):
             log.warning("%s", reason)
-        slots = machine.slots if machine is not None else ray_slots(options.ray_address, **_cluster(spec, options))
+        slots = machine.slots if machine is not None else ray_slots(options.ray_address, share=_share(spec, options))
         print_dry_run(console, spec, store, slots, library=_library(store, version, options))
         return 0
     status, found = _run(spec, store, machine, console, options, version, storage)
@@ -156,7 +150,7 @@ def _run(
         contextlib.ExitStack() as stack,
     ):
         executor = stack.enter_context(_executor(spec, store, machine, console, options))
-        view = _view(console, spec, executor.slots)
+        view = _view(console, spec, lambda: executor.slots)
         stack.callback(view.stop)
         attended = AttendedExecutor(executor)
         patiently = PatientWriter(
@@ -268,13 +262,13 @@ def _machine(spec: SweepSpec, options: Options, console: Console) -> Machine:
     return machine
 
 
-def _cluster(spec: SweepSpec, options: Options) -> ClusterTerms:
-    """What is to be used of a cluster's nodes."""
+def _share(spec: SweepSpec, options: Options) -> Share:
+    """How much of a cluster is used. Its GPUs' memory is not read: each takes one trial unless the spec says more."""
     count = options.cpu_slots if options.cpu_slots is not None else spec.resources.cpu_slots
     places = spec.resources.trials_per_gpu
-    return ClusterTerms(
-        cpu_slots=None if count == "auto" else count,
+    return Share(
         on_gpus=False if options.cpu_slots is not None else None,
+        cpu_slots=None if count == "auto" else count,
         places=1 if places == "auto" else places,
     )
 
@@ -289,15 +283,14 @@ def _executor(
     """
     if machine is not None:
         return local_executor(machine.slots)
-    return ray_executor(
-        address=options.ray_address,
-        folder=store.folder,
-        say=lambda line: console.print(Text(printable(line))),
-        **_cluster(spec, options),
-    )
+
+    def say(line: str) -> None:
+        console.print(Text(printable(line)))
+
+    return ray_executor(options.ray_address, folder=store.folder, share=_share(spec, options), say=say)
 
 
-def _view(console: Console, spec: SweepSpec, slots: Sequence[Slot]) -> View:
+def _view(console: Console, spec: SweepSpec, slots: Callable[[], Sequence[Slot]]) -> View:
     if console.is_terminal:
         return LiveView(console=console, objective=spec.objective.metric, slots=slots)
     return PlainView(objective=spec.objective.metric)

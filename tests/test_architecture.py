@@ -20,7 +20,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 TORCH = {"torch", "torchvision", "timm"}
-HEAVY = {*TORCH, "optuna", "sqlalchemy", "wandb", "cv2", "sklearn", "scipy"}
+HEAVY = {*TORCH, "optuna", "sqlalchemy", "wandb", "cv2", "sklearn", "scipy", "ray"}
 
 DOORS = {
     f"experiments.{name}"
@@ -208,6 +208,13 @@ class TestDirection:
         found = offenders(lambda module: outside(module, lazy=True) & {"sqlalchemy", "psycopg"})
         assert found.keys() == {f"experiments.{name}" for name in ("study", "databases", "postgresql", "storage_url")}
 
+    def test_only_its_executor_knows_ray(self) -> None:
+        found = offenders(lambda module: outside(module, lazy=True) & {"ray"})
+        names = ("connection", "executor", "host", "nodes")
+        assert found.keys() == {f"experiments.executors.ray_{name}" for name in names}
+        at_once = offenders(lambda module: inside(module, lazy=False) & found.keys())
+        assert all(name.startswith("experiments.executors.ray_") for name in at_once)
+
     def test_only_the_spec_reader_knows_yaml(self) -> None:
         assert offenders(lambda module: outside(module, lazy=True) & {"yaml"}).keys() == {"experiments.yaml_source"}
 
@@ -274,7 +281,7 @@ class TestFreshInterpreter:
 
     def test_experiments_bring_no_torch(self) -> None:
         names = [module.name for module in in_package("experiments")]
-        assert self.packages_with(*names) & HEAVY == {"optuna", "sqlalchemy"}
+        assert self.packages_with(*names) & HEAVY == {"optuna", "sqlalchemy", "ray"}
 
     def test_what_a_dry_run_needs_brings_no_optuna(self) -> None:
         assert not self.packages_with("experiments.sweep") & HEAVY

@@ -123,7 +123,7 @@ def test_a_text_from_elsewhere_moves_nothing_on_the_terminal(terminal: bool) -> 
     stream = io.StringIO()
     if terminal:
         console = Console(file=stream, force_terminal=False, width=200)
-        LiveView(console=console, objective="x/mean", slots=cpu_slots(1, cores=1)).message(HOSTILE)
+        LiveView(console=console, objective="x/mean", slots=lambda: cpu_slots(1, cores=1)).message(HOSTILE)
     else:
         PlainView(objective="x/mean", stream=stream).message(HOSTILE)
     written = stream.getvalue()

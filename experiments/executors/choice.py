@@ -5,21 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Literal
 
 from experiments.errors import UserError
 from experiments.executors.base import Executor
+from experiments.executors.ray_bundles import Share
 from experiments.slots import Slot
+from experiments.view import counted
 
 ExecutorName = Literal["local", "ray"]
-
-
-class ClusterTerms(TypedDict):
-    """What is to be used of a cluster's nodes; see `RayExecutor`."""
-
-    cpu_slots: int | None
-    on_gpus: bool | None
-    places: int
 
 
 def check_choice(*, executor: ExecutorName, ray_address: str | None, gpus: str | None) -> None:
@@ -47,25 +41,26 @@ def local_executor(slots: Sequence[Slot]) -> Iterator[Executor]:
 
 
 @contextlib.contextmanager
-def ray_executor(
-    *, address: str | None, folder: Path, say: Callable[[str], None], **terms: Unpack[ClusterTerms]
-) -> Iterator[Executor]:
-    """Tasks of a Ray cluster; see `connected` and `RayExecutor` for the arguments and what is raised."""
+def ray_executor(address: str | None, *, folder: Path, share: Share, say: Callable[[str], None]) -> Iterator[Executor]:
+    """Tasks of a Ray cluster, which is said; see `connected` and `RayExecutor` for the arguments and what is raised."""
     from experiments.executors.ray_connection import connected
 
     with connected(address):
         from experiments.executors.ray_executor import RayExecutor
 
-        executor = RayExecutor(folder=folder, say=say, **terms)
-        with contextlib.closing(executor):
+        with contextlib.closing(RayExecutor(folder=folder, share=share, say=say)) as executor:
+            slots = executor.slots
+            kind = "GPUs" if slots[0].visible_devices else "cores"
+            nodes = counted(len({slot.node for slot in slots}), "node")
+            say(f"training on the {kind} of {nodes} of a Ray cluster: {counted(len(slots), 'trial')} at a time")
             yield executor
 
 
-def ray_slots(address: str | None, **terms: Unpack[ClusterTerms]) -> list[Slot]:
+def ray_slots(address: str | None, *, share: Share) -> list[Slot]:
     """Where trials would run if nobody else used the cluster. Nothing is checked, reserved or started."""
     from experiments.executors.ray_connection import connected
 
     with connected(address):
         from experiments.executors.ray_nodes import possible_slots
 
-        return possible_slots(**terms)
+        return possible_slots(share)

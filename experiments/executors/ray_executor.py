@@ -14,6 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event, SlotsChanged
+from experiments.executors.ray_bundles import Share
 from experiments.executors.ray_check import clear_terms, show_terms
 from experiments.executors.ray_host import HostedEnd, is_ready, run_hosted
 from experiments.executors.ray_mailbox import Mailbox, Order
@@ -21,6 +22,7 @@ from experiments.executors.ray_nodes import ClusterNodes
 from experiments.slots import Slot
 from experiments.store import TrialPaths, read_metrics
 
+_ALL = Share()
 LEASE_S = 10.0
 """Shorter than Ray takes to believe a node dead, where no connection breaks."""
 _MARGIN_S = 1.0
@@ -66,9 +68,7 @@ class RayExecutor:
     Args:
         folder: of the sweep, on a file system that all nodes share.
         say: takes a line for people.
-        on_gpus: trials run on GPUs alone; None: where a node has one when the sweep begins.
-        cpu_slots: trials at a time on a node's cores; None: one a core.
-        places: trials at a time on a GPU.
+        share: of the cluster.
         lease_s: an attempt that gets no answer for so long ends; one that was lost counts as ended after it.
         clock: in seconds.
 
@@ -81,9 +81,7 @@ class RayExecutor:
         *,
         folder: Path,
         say: Callable[[str], None],
-        on_gpus: bool | None = None,
-        cpu_slots: int | None = None,
-        places: int = 1,
+        share: Share = _ALL,
         lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -95,13 +93,11 @@ class RayExecutor:
         self._mailbox: Any = None
         self._collected: ray.ObjectRef[Any] | None = None
         self._terms = show_terms(folder, lease_s=lease_s)
-        self._nodes = ClusterNodes(
-            terms=self._terms, say=say, on_gpus=on_gpus, cpu_slots=cpu_slots, places=places, clock=clock
-        )
+        self._nodes = ClusterNodes(terms=self._terms, say=say, share=share, clock=clock)
         try:
             self._open_mailbox()
             self._nodes.begin()
-            self._await_mailbox()
+            self._wait_for_mailbox()  # it is there: attempts that get no answer end
         except BaseException:
             self.close()
             raise
@@ -170,16 +166,15 @@ class RayExecutor:
         self._slots, self._mailbox, self._collected = (), None, None
         clear_terms(self._terms)
 
-    def _await_mailbox(self) -> None:
-        """It must be there before an attempt is: one that gets no answer ends."""
-        ray.get(self._mailbox.collect.remote(0.0))
-
     def _open_mailbox(self) -> None:
         """On this machine, and with this process's life."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Mailbox).options(num_cpus=0, max_concurrency=_MOST_AT_ONCE, scheduling_strategy=here)
         self._mailbox = actor.remote()
         self._collect()
+
+    def _wait_for_mailbox(self) -> None:
+        ray.get(self._mailbox.collect.remote(0.0))
 
     def _collect(self) -> None:
         self._collected = self._mailbox.collect.remote(_COLLECT_S)
@@ -292,8 +287,6 @@ class RayExecutor:
         slots = (*offered, *(slot for slot in busy if slot.index not in kept))
         if {slot.index for slot in slots} == {slot.index for slot in self._slots}:
             return []
-        if not slots:
-            self._say("no node of the Ray cluster is left that can run a trial: waiting for one to join")
         self._slots = slots
         return [SlotsChanged()]
 

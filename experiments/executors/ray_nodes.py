@@ -13,7 +13,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from experiments.errors import UserError
-from experiments.executors.ray_bundles import Bundle, node_bundles
+from experiments.executors.ray_bundles import Bundle, Share, node_bundles, settled
 from experiments.executors.ray_check import NodeReport, Terms, look_at_node, objection
 from experiments.executors.ray_host import is_ready
 from experiments.slots import Slot
@@ -76,10 +76,7 @@ class ClusterNodes:
     Args:
         terms: that each of them has to meet.
         say: takes a line for people.
-        on_gpus: trials run on GPUs alone; None: where a node has one when the sweep begins. A cluster is never used
-            as both: the same trial would not give the same result.
-        cpu_slots: trials at a time on a node's cores; None: one a core.
-        places: trials at a time on a GPU.
+        share: how much of them.
         clock: in seconds.
     """
 
@@ -88,19 +85,16 @@ class ClusterNodes:
         *,
         terms: Terms,
         say: Callable[[str], None],
-        on_gpus: bool | None = None,
-        cpu_slots: int | None = None,
-        places: int = 1,
+        share: Share,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._terms, self._say, self._clock = terms, say, clock
-        self._cpu_slots, self._places = cpu_slots, places
         self._nodes: dict[str, _Node] = {}
         self._not_before: dict[str, float] = {}
         self._looked_at = -math.inf
         self._next_index = 0
         self._is_beginning = True
-        self._on_gpus = on_gpus if on_gpus is not None else _have_gpus(_alive())
+        self._share = settled(share, [node["Resources"] for node in _alive().values()])
 
     def begin(self) -> None:
         """Checks the nodes that are there and reserves what is free; waits for the first slot if need be.
@@ -126,7 +120,7 @@ class ClusterNodes:
         alive = _alive()
         if any(self._bundles(node) for node in alive.values()):
             return
-        kind = "GPUs" if self._on_gpus else "cores"
+        kind = "GPUs" if self._share.on_gpus else "cores"
         raise UserError(
             f"got a Ray cluster of {counted(len(alive), 'node')}, none with {kind} for trials; expected one:"
             " `ray start` on a machine makes it a node, see docs/clusters.md"
@@ -195,7 +189,7 @@ class ClusterNodes:
         return bool(self._nodes) and all(node.is_settled for node in self._nodes.values())
 
     def _bundles(self, node: Mapping[str, Any]) -> list[Bundle]:
-        return node_bundles(node["Resources"], on_gpus=self._on_gpus, cpu_slots=self._cpu_slots, places=self._places)
+        return node_bundles(node["Resources"], self._share)
 
     def _is_new(self, node_id: str) -> bool:
         return node_id not in self._nodes and self._clock() >= self._not_before.get(node_id, -math.inf)
@@ -247,15 +241,13 @@ class ClusterNodes:
         return objection(self._terms, found, node=node_id)
 
 
-def possible_slots(*, on_gpus: bool | None, cpu_slots: int | None, places: int) -> list[Slot]:
-    """Those of a cluster that nobody else uses, whose nodes are all as they must be; see `ClusterNodes`."""
+def possible_slots(share: Share) -> list[Slot]:
+    """Those of a cluster that nobody else uses, whose nodes are all as they must be."""
     nodes = _alive()
+    share = settled(share, [node["Resources"] for node in nodes.values()])
     slots: list[Slot] = []
     for node_id, node in nodes.items():
-        use_gpus = on_gpus if on_gpus is not None else _have_gpus(nodes)
-        for position, bundle in enumerate(
-            node_bundles(node["Resources"], on_gpus=use_gpus, cpu_slots=cpu_slots, places=places)
-        ):
+        for position, bundle in enumerate(node_bundles(node["Resources"], share)):
             gpu = str(position) if bundle.gpus else ""
             slots += _slots(_name(node_id, node), bundle, gpu, first=len(slots))
     return slots
@@ -276,10 +268,6 @@ def _alive() -> dict[str, dict[str, Any]]:
     """The nodes by id."""
     every = ray.nodes()  # type: ignore[no-untyped-call]
     return {node["NodeID"]: node for node in every if node["Alive"]}
-
-
-def _have_gpus(nodes: Mapping[str, Mapping[str, Any]]) -> bool:
-    return any(node["Resources"].get("GPU", 0.0) >= 1 for node in nodes.values())
 
 
 def _asked_for(bundle: Bundle, node_id: str) -> _Device:

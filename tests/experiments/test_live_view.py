@@ -26,9 +26,10 @@ class Terminal:
     """A terminal of 100 columns. `live` is what its moving part shows, `lasting` what was printed above."""
 
     def __init__(self, *, slots: Sequence[Slot] = SLOTS, height: int = 40) -> None:
+        self.slots = slots
         self.stream = io.StringIO()
         self.console = Console(file=self.stream, force_terminal=True, width=100, height=height, color_system=None)
-        self.view = LiveView(console=self.console, objective=METRIC, slots=slots)
+        self.view = LiveView(console=self.console, objective=METRIC, slots=lambda: self.slots)
 
     def live(self) -> list[str]:
         still = Console(file=io.StringIO(), width=100, color_system=None)

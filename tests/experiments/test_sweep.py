@@ -70,7 +70,7 @@ def test_entries_are_the_specs_trials_with_what_is_on_disk(load: Load, tmp_path:
 
 @pytest.mark.parametrize(("terminal", "view"), [(True, LiveView), (False, PlainView)])
 def test_a_terminal_is_drawn_on_and_a_pipe_gets_lines(load: Load, terminal: bool, view: type) -> None:
-    made = sweep._view(Console(force_terminal=terminal, quiet=True), load(TWO), [])
+    made = sweep._view(Console(force_terminal=terminal, quiet=True), load(TWO), list)
     made.stop()
     assert type(made) is view
 
