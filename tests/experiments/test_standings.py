@@ -84,7 +84,7 @@ def test_decisions_are_those_of_going_through_all_configurations(
         slow.values[plan.signature, epoch] = value, time
         decisions.append(known.stop_reason(pruner, plan, epoch, configurations))
         assert decisions[-1] == slow.stop_reason(pruner, plan, epoch, configurations)
-    assert len(set(decisions)) > 3
+    assert len(set(decisions)) > 1
 
 
 def test_other_configurations_are_other_standings(plans: tuple[TrialPlan, ...]) -> None:
