@@ -45,16 +45,21 @@ class Costs:
 
 
 class CostLedger:
-    """The seconds of this process. Processor time is that of all its threads, its system calls included."""
+    """The seconds of this process. Processor time is that of all its threads, its system calls included.
 
-    def __init__(self) -> None:
+    Args:
+        clock: another measure of work instead of the processor's seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+        self._clock = clock
         self.costs: dict[Operation, Costs] = {"start": Costs(), "report": Costs(), "end": Costs(), "other": Costs()}
         self.outside = 0.0
         """Seconds of the processor that were nobody's: what plays the attempts."""
         self.handling: Operation = "other"
         """What `charge` without an operation is for."""
         self._study_cpu = 0.0
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
+        self._cpu, self._wall = clock(), time.perf_counter()
 
     def begin(self) -> None:
         """Nothing that was done so far counts."""
@@ -84,16 +89,16 @@ class CostLedger:
     def _watched(self, method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         def watched(*arguments: Any, **keywords: Any) -> Any:
-            began = time.process_time()
+            began = self._clock()
             try:
                 return method(*arguments, **keywords)
             finally:
-                self._study_cpu += time.process_time() - began
+                self._study_cpu += self._clock() - began
 
         return watched
 
     def _lap(self) -> tuple[float, float]:
-        cpu, wall = time.process_time(), time.perf_counter()
+        cpu, wall = self._clock(), time.perf_counter()
         lap = cpu - self._cpu, wall - self._wall
         self._cpu, self._wall = cpu, wall
         return lap

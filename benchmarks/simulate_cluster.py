@@ -105,14 +105,16 @@ def simulate(
     seed: int,
     pruner: str | None = None,
     stop_after: int | None = None,
+    costs: CostLedger | None = None,
 ) -> Simulation:
     """Runs the sweep in `folder`, or what is left of it, and writes its tables.
 
     Args:
         trials: a multiple of `TRIALS_A_RATE`.
         stop_after: so many results the sweep is asked to stop; None: never.
+        costs: takes what is measured.
     """
-    costs = CostLedger()
+    costs = costs or CostLedger()
     run = Simulation(costs=costs)
     file = folder / "cluster.yaml"
     file.write_text(spec_text(trials, pruner), "utf-8")
@@ -133,7 +135,13 @@ def simulate(
                 )
             with run.phase("taking stock"):
                 scheduler = Scheduler(
-                    spec=spec, ledger=ledger, executor=cluster, view=view, stop=stop, clock=cluster.clock
+                    spec=spec,
+                    ledger=ledger,
+                    executor=cluster,
+                    view=view,
+                    stop=stop,
+                    monitor=cluster,
+                    clock=cluster.clock,
                 )
             run.reused = len(scheduler.results())
             costs.begin()

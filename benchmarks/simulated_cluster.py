@@ -10,12 +10,14 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from cost_ledger import CostLedger
 
+from experiments.device_monitor import Claim, Claims
 from experiments.executors.base import (
     AttemptEnded,
     AttemptError,
@@ -27,6 +29,7 @@ from experiments.executors.base import (
 )
 from experiments.failures import FailureKind
 from experiments.footprint import Usage
+from experiments.placement import Reading
 from experiments.slots import Slot
 from experiments.store import TrialPaths, TrialResult, append_metrics, read_metrics, trained_s, write_result
 from experiments.trial import TrialState
@@ -34,6 +37,8 @@ from experiments.watchdog import LEAST_S
 from experiments.worker import TELL_EVERY_S
 from wsol.metrics.names import METRICS_OF_TASK
 
+GPU_BYTES, TRIAL_BYTES = 24 * 2**30, 9 * 2**30
+"""A GPU holds two trials, once it is known what they take."""
 CLASSES = [f"class_{index:02d}" for index in range(20)]
 METRICS = [f"{metric}/{name}" for metric in METRICS_OF_TASK["wsddn"] for name in (*CLASSES, "mean")]
 
@@ -104,7 +109,7 @@ class Lived:
 
 
 class SimulatedCluster:
-    """See `Executor` for the promises. One event each time, but that all signs of life come together.
+    """See `Executor` and `DeviceMonitor` for the promises. One event each time, but all signs of life come together.
 
     Args:
         costs: is told what the scheduler does; what is done in here is nobody's.
@@ -121,6 +126,7 @@ class SimulatedCluster:
         self._due: list[tuple[float, int, _Attempt]] = []
         self._order = itertools.count()
         self._next_signs = TELL_EVERY_S
+        self._readings = {slot.device: Reading(GPU_BYTES, 0) for slot in slots}
 
     def clock(self) -> float:
         """Seconds."""
@@ -137,6 +143,7 @@ class SimulatedCluster:
         attempt = _Attempt(request, fate, self.now, rows, fate.epochs, sign)
         self._running[request.number] = attempt
         self._busy.add(request.slot.index)
+        self._use(request, TRIAL_BYTES)
         self._await_next(attempt)
         self._costs.skip()
 
@@ -166,6 +173,30 @@ class SimulatedCluster:
         """Forgets what still runs."""
         self._running.clear()
 
+    def read(self) -> Mapping[str, Reading]:
+        """All GPUs."""
+        return self._readings
+
+    @contextmanager
+    def claims(self) -> Iterator[Claims | None]:
+        """No other sweep is there."""
+        yield self
+
+    @property
+    def of_others(self) -> Mapping[str, Claim]:
+        """Nothing."""
+        return {}
+
+    def publish(self, own: Mapping[str, Claim]) -> None:
+        """Nobody reads it. What is promised may not be more than there is."""
+        assert all(claim.promised_bytes <= GPU_BYTES for claim in own.values())
+
+    def _use(self, request: AttemptRequest, size: int) -> None:
+        device = request.slot.device
+        used = self._readings[device].used_bytes + size
+        assert used <= GPU_BYTES, f"{device} is over-committed"
+        self._readings[device] = Reading(GPU_BYTES, used)
+
     def _events(self, until: float) -> list[Event]:
         next_due = self._due[0][0] if self._due else until
         self.now = min(until, self._next_signs, next_due)
@@ -193,7 +224,7 @@ class SimulatedCluster:
         self._await_next(attempt)
         self._costs.handling = "report"
         number = attempt.request.number
-        usage = Usage(device_bytes=2**30, host_bytes=2**30, step_s=attempt.fate.epoch_s / 100)
+        usage = Usage(device_bytes=TRIAL_BYTES, host_bytes=2**30, step_s=attempt.fate.epoch_s / 100)
         return [EpochDone(number, row), Measured(number, usage)]
 
     def _row(self, attempt: _Attempt) -> dict[str, Any]:
@@ -214,6 +245,7 @@ class SimulatedCluster:
             self._write_result(attempt)
         del self._running[request.number]
         self._busy.remove(request.slot.index)
+        self._use(request, -TRIAL_BYTES)
         self.lived.append(Lived(request.signature, request.slot.index, attempt.began, self.now, ending))
         self._costs.handling = "end"
         return _ended(request.number, ending)

@@ -68,7 +68,8 @@ class Packing:
         self._completions = 0
         self._blocked: tuple[Hashable, int] | None = None
         """Who was next in order and fitted nowhere, and how many trials had ended then."""
-        self._published: dict[str, Claim] = {}
+        self._has_changed = False
+        """Whether other sweeps do not know yet what this one has."""
 
     def has_room(self) -> bool:
         """Whether a slot is free; memory may forbid it nevertheless."""
@@ -76,7 +77,7 @@ class Packing:
 
     def must_publish(self) -> bool:
         """Whether other sweeps do not know yet what this one has."""
-        return self._monitor is not None and self._claims() != self._published
+        return self._monitor is not None and self._has_changed
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[bool]:
@@ -94,8 +95,9 @@ class Packing:
                 return
             self._placement.observe(self._monitor.read(), _unused(claims))
             yield True
-            self._published = self._claims()
-            claims.publish(self._published)
+            if self._has_changed:
+                claims.publish({key: Claim(*sums) for key, sums in self._placement.promises().items()})
+                self._has_changed = False
 
     def first_that_fits(self, askers: Sequence[Asker]) -> tuple[int, Place] | None:
         """The first of some trials that finds a place, and the place; None where none does.
@@ -114,6 +116,7 @@ class Packing:
             if asker.alone:
                 self._placement.reserve(need, asker.name)
             if (place := self._placement.place(need, asker.name)) is not None:
+                self._has_changed = True
                 self.known.note_start(asker.shape)
                 self._running[asker.name] = _Run(place, asker.shape)
                 found = (position, place)
@@ -142,7 +145,7 @@ class Packing:
         before = self._promise(run)
         self.known.note_usage(run.shape, usage)
         promise = self._promise(run)
-        run.is_measured = True
+        run.is_measured = self._has_changed = True
         self._placement.measured(run.place.slot, usage.device_bytes if run.is_on_gpu else usage.host_bytes, promise)
         if promise != before:
             for other in self._running.values():
@@ -161,6 +164,7 @@ class Packing:
         """An attempt is over."""
         self._placement.give_back(self._running.pop(name).place.slot)
         self._completions += 1
+        self._has_changed = True
 
     def set_slots(self, slots: Sequence[Slot]) -> None:
         """Machines came or went."""
@@ -199,9 +203,6 @@ class Packing:
 
     def _promise(self, run: _Run) -> int | None:
         return self.known.device_bytes(run.shape) if run.is_on_gpu else self.known.host_bytes(run.shape)
-
-    def _claims(self) -> dict[str, Claim]:
-        return {key: Claim(promised, used) for key, (promised, used) in self._placement.promises().items()}
 
 
 def _unused(claims: Claims) -> dict[str, int]:

@@ -271,14 +271,9 @@ def number_of(name: str) -> int:
     return int(name.partition("-")[0])
 
 
-def signature_digits(name: str) -> str:
-    """The first 8 of the signature of the trial in a trial's folder."""
-    return name.partition("-")[2]
-
-
 def belongs_to(name: str, signature: str) -> bool:
     """Whether a trial folder of this name may be that of a trial with this signature."""
-    return signature_digits(name) == signature[:8]
+    return name.partition("-")[2] == signature[:8]
 
 
 def sweep_folders(results: Path) -> list[SweepStore]:

@@ -11,7 +11,7 @@ from experiments.final_stage import best_configuration, by_configuration, held_b
 from experiments.knowledge import Knowledge
 from experiments.sampled_block import SampledBlock
 from experiments.spec import SweepSpec
-from experiments.store import StoredTrial, SweepStore, TrialResult, read_result, signature_digits
+from experiments.store import StoredTrial, SweepStore, TrialResult, read_result
 from experiments.sweep_plan import drawn_before, search_plans
 from experiments.trial import TrialPlan, TrialState
 
@@ -49,7 +49,7 @@ def has_work_left(spec: SweepSpec, store: SweepStore, *, again: Collection[Trial
     Args:
         again: trials that ended like this run again.
     """
-    begun = {signature_digits(name) for name in store.trial_names()}
+    begun = {name.rpartition("-")[2] for name in store.trial_names()}
     if any(plan.signature[:8] not in begun for plan in spec.plans):
         return True  # nothing had to be read for that
     stored = store.trials()

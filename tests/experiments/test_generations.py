@@ -117,6 +117,15 @@ class TestWorkLeft:
         assert not has_work_left(sweep.spec(text), sweep.store)
         assert has_work_left(sweep.spec(text, generation=GENERATION), sweep.store)
 
+    def test_nothing_is_read_where_a_trial_has_no_folder(
+        self, sweep: SimulatedSweep, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sweep.run(GRID, kill_after=9)
+        assert 0 < len(sweep.store.trial_names()) < 4
+        spec = sweep.spec(GRID)
+        monkeypatch.setattr(SweepStore, "trials", lambda _: pytest.fail("it reads the trials"))
+        assert has_work_left(spec, sweep.store)
+
     def test_a_space_that_is_used_up(self, sweep: SimulatedSweep) -> None:
         """The block may try three, of which the grid has two."""
         assert len(sweep.run(FINITE).launched) == 3

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,22 @@ class TestOutcome:
         known.forget(plans[0].signature)
         assert known.outcome(plans[:1]) == Outcome(RUNNING)
         assert known.results == {}
+
+
+def test_results_are_counted_and_what_nobody_asks_for_is_forgotten(plans: tuple[TrialPlan, ...]) -> None:
+    known = new()
+    assert [known.count(state) for state in (COMPLETE, PRUNED, FAIL)] == [0, 0, 0]
+    metrics = {METRIC: 0.5, "another/mean": 0.9}
+    whole = replace(result(plans[0], COMPLETE), metrics=metrics, config={"task": "wsddn"})
+    known.finish(plans[0].signature, whole)
+    assert known.results == {plans[0].signature: replace(whole, metrics={METRIC: 0.5}, config={})}
+    assert known.objective(plans[0].signature) == 0.5
+    for index in (1, 2):
+        known.finish(plans[index].signature, result(plans[index], FAIL))
+    known.finish(plans[1].signature, result(plans[1], PRUNED))  # another word on the same trial
+    assert [known.count(state) for state in (COMPLETE, PRUNED, FAIL)] == [1, 1, 1]
+    known.forget(plans[2].signature)
+    assert [known.count(state) for state in (COMPLETE, PRUNED, FAIL)] == [1, 1, 0]
 
 
 class TestReports:

@@ -219,6 +219,21 @@ class TestAgain:
         assert [later.decided_before(plan) for plan in plans] == ["asha: it lost", "", ""]
 
 
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
+def test_reports_of_finished_ones_are_read_where_somebody_compares_them(
+    sweep: Sweep, plans: tuple[TrialPlan, ...], state: TrialState
+) -> None:
+    finished(sweep, plans[0], state)
+    append_metrics(sweep.folder_of(plans[1], 1).paths, row(1))
+    for compares, of_finished in ((True, 1), (False, None)):
+        ledger = sweep.ledger(compares_epochs=compares)
+        for plan in plans[:2]:
+            ledger.reconcile(plan)
+        assert ledger.known.last_epoch(plans[0].signature) == of_finished
+        assert ledger.known.last_epoch(plans[1].signature) == 1
+        assert ledger.known.results[plans[0].signature].state is state
+
+
 class TestFinish:
     @pytest.mark.parametrize(("state", "metrics"), [(TrialState.PRUNED, {METRIC: 0.75}), (TrialState.FAIL, {})])
     def test_writes_the_last_word_from_the_rows(

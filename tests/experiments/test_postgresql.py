@@ -114,7 +114,7 @@ class TestAnswersThatAreLost:
                 proxy.swallow_nothing()
                 if proxy.cuts == commits:
                     break
-        assert commits >= 2, "something was cut"
+        assert commits >= 1, "something was cut"
         assert study.trials() == undisturbed.trials()
         assert in_optuna(study) == in_optuna(undisturbed)
         assert [line.split(":")[0] for line in said] == ["paused", "the database answers again"] * commits

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from experiments.watchdog import BETWEEN_STEPS_S, DUMP_S, LEAST_S, START_S, StepTimes, Watchdog
@@ -111,3 +113,27 @@ class TestWatchdog:
 
     def test_an_end_that_nobody_waited_for(self, clock: Clock) -> None:
         assert not Watchdog(clock).ended(9)
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_whatever_happens_overdue_is_who_is_past_its_time(self, clock: Clock, seed: int) -> None:
+        """Deadlines are kept so that not all are looked at each time; going through all gives the same."""
+        rng = random.Random(seed)
+        dog = Watchdog(clock)
+        deadlines: dict[int, float] = {}
+        found = 0
+        for _ in range(300):
+            number, within_s = rng.randrange(8), rng.choice([5.0, 20.0, 60.0])
+            if number in deadlines and rng.random() < 0.2:
+                del deadlines[number]
+                dog.ended(number)
+            else:
+                dog.expect(number, within_s)
+                deadlines[number] = clock.now + within_s
+            clock.now += rng.choice([0.0, 1.0, 5.0])
+            overdue = dog.overdue()
+            assert sorted(overdue) == sorted(one for one, at in deadlines.items() if clock.now >= at)
+            for one in overdue:
+                del deadlines[one]
+                assert dog.ended(one)
+            found += len(overdue)
+        assert found > 10

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import urllib.parse
 from pathlib import Path
@@ -44,6 +45,10 @@ class PostgresServer:
         # in memory, where it can be: what a crash leaves to be synchronized takes seconds on a disk
         self._folder = Path(tempfile.mkdtemp(prefix="wsol-postgres-", dir=_MEMORY if _MEMORY.is_dir() else None))
         self._data = self._folder / "data"
+        # what ends the server and its folder when this process is gone, in whatever way
+        self._guard = subprocess.Popen(
+            [sys.executable, __file__, self._folder], stdin=subprocess.PIPE, start_new_session=True
+        )
         self._user = _unprivileged()
         self.port = _free_port()
         self._databases = 0
@@ -79,19 +84,11 @@ class PostgresServer:
 
     def kill(self) -> None:
         """SIGKILL for every process of it."""
-        for pid in self.processes():
-            descriptor = os.pidfd_open(pid)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            select.select([descriptor], [], [])
-            os.close(descriptor)
-        (self._data / "postmaster.pid").unlink()  # it counts while nobody has asked how the process ended
+        _kill(self._data)
 
     def processes(self) -> list[int]:
         """The first is the one that the others come of."""
-        first = int((self._data / "postmaster.pid").read_text().splitlines()[0])
-        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-        return [first, *map(int, children)]
+        return _processes(self._data)
 
     @property
     def is_running(self) -> bool:
@@ -100,9 +97,9 @@ class PostgresServer:
 
     def close(self) -> None:
         """Leaves nothing."""
-        if self.is_running:
-            self.stop()
-        shutil.rmtree(self._folder)
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        self._guard.wait()
 
     def new_database(self) -> str:
         """Its name."""
@@ -139,6 +136,30 @@ class PostgresServer:
             )
 
 
+def _processes(data: Path) -> list[int]:
+    first = int((data / "postmaster.pid").read_text().splitlines()[0])
+    children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    return [first, *map(int, children)]
+
+
+def _kill(data: Path) -> None:
+    for pid in _processes(data):
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            os.kill(pid, signal.SIGKILL)
+            select.select([descriptor], [], [])
+            os.close(descriptor)
+    (data / "postmaster.pid").unlink()  # it counts while nobody has asked how the process ended
+
+
+def _guard(folder: Path) -> None:
+    """Waits for the end of who started this."""
+    sys.stdin.read()
+    with contextlib.suppress(FileNotFoundError):  # it was stopped or killed
+        _kill(folder / "data")
+    shutil.rmtree(folder)
+
+
 def _unprivileged() -> pwd.struct_passwd | None:
     if os.geteuid() != 0:
         return None
@@ -152,3 +173,7 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+if __name__ == "__main__":
+    _guard(Path(sys.argv[1]))
