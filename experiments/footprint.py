@@ -94,12 +94,8 @@ class _OfShape:
     of_trials: list[float] = field(default_factory=list)
     epochs: int = 0
     epochs_s: float = 0.0
-
-    @property
-    def epoch_s(self) -> float | None:
-        if self.of_trials:
-            return statistics.median(self.of_trials)
-        return self.epochs_s / self.epochs if self.epochs else None
+    epoch_s: float | None = None
+    """What an epoch takes, by all that."""
 
 
 class Footprints:
@@ -136,6 +132,8 @@ class Footprints:
         known = self._of(shape)
         known.epochs += 1
         known.epochs_s += duration_s
+        if not known.of_trials:
+            known.epoch_s = known.epochs_s / known.epochs
         self._mean_epoch_s = None
 
     def note_trial(self, shape: Shape, *, epochs: int, duration_s: float) -> None:
@@ -143,6 +141,7 @@ class Footprints:
         known = self._of(shape)
         self.trials += 1
         known.of_trials = [*known.of_trials[-_KEPT + 1 :], duration_s / epochs]
+        known.epoch_s = statistics.median(known.of_trials)
         self._mean_epoch_s = None
 
     def device_bytes(self, shape: Shape) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from experiments.device_monitor import Claim, Claims, DeviceMonitor
@@ -68,8 +68,9 @@ class Packing:
         self._completions = 0
         self._blocked: tuple[Hashable, int] | None = None
         """Who was next in order and fitted nowhere, and how many trials had ended then."""
-        self._has_changed = False
-        """Whether other sweeps do not know yet what this one has."""
+        self._changed: set[str] = set()
+        """Devices of which other sweeps do not know yet what this one has."""
+        self._claims: dict[str, Claim] = {}
 
     def has_room(self) -> bool:
         """Whether a slot is free; memory may forbid it nevertheless."""
@@ -77,7 +78,7 @@ class Packing:
 
     def must_publish(self) -> bool:
         """Whether other sweeps do not know yet what this one has."""
-        return self._monitor is not None and self._has_changed
+        return self._monitor is not None and bool(self._changed)
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[bool]:
@@ -95,9 +96,8 @@ class Packing:
                 return
             self._placement.observe(self._monitor.read(), _unused(claims))
             yield True
-            if self._has_changed:
-                claims.publish({key: Claim(*sums) for key, sums in self._placement.promises().items()})
-                self._has_changed = False
+            if self._changed:
+                claims.publish(self._present_claims())
 
     def first_that_fits(self, askers: Sequence[Asker]) -> tuple[int, Place] | None:
         """The first of some trials that finds a place, and the place; None where none does.
@@ -116,7 +116,7 @@ class Packing:
             if asker.alone:
                 self._placement.reserve(need, asker.name)
             if (place := self._placement.place(need, asker.name)) is not None:
-                self._has_changed = True
+                self._changed.add(place.slot.device)
                 self.known.note_start(asker.shape)
                 self._running[asker.name] = _Run(place, asker.shape)
                 found = (position, place)
@@ -145,12 +145,14 @@ class Packing:
         before = self._promise(run)
         self.known.note_usage(run.shape, usage)
         promise = self._promise(run)
-        run.is_measured = self._has_changed = True
+        run.is_measured = True
+        self._changed.add(run.place.slot.device)
         self._placement.measured(run.place.slot, usage.device_bytes if run.is_on_gpu else usage.host_bytes, promise)
         if promise != before:
             for other in self._running.values():
                 if other.shape == run.shape and other.is_on_gpu == run.is_on_gpu:
                     self._placement.measured(other.place.slot, 0, promise)
+                    self._changed.add(other.place.slot.device)
 
     def had_too_little(self, name: Hashable) -> bool:
         """An attempt ran out of a GPU's memory. Returns whether it would have more elsewhere, or later."""
@@ -162,9 +164,10 @@ class Packing:
 
     def ended(self, name: Hashable) -> None:
         """An attempt is over."""
-        self._placement.give_back(self._running.pop(name).place.slot)
+        slot = self._running.pop(name).place.slot
+        self._placement.give_back(slot)
+        self._changed.add(slot.device)
         self._completions += 1
-        self._has_changed = True
 
     def set_slots(self, slots: Sequence[Slot]) -> None:
         """Machines came or went."""
@@ -189,6 +192,15 @@ class Packing:
     def forget(self, asker: Hashable) -> None:
         """Who asked for a place will not run."""
         self._placement.forget(asker)
+
+    def _present_claims(self) -> Mapping[str, Claim]:
+        """Of all devices; only those that have changed are looked at."""
+        present = {key: Claim(*sums) for key, sums in self._placement.promises(self._changed).items()}
+        for key in self._changed:
+            self._claims.pop(key, None)
+        self._claims |= present
+        self._changed.clear()
+        return self._claims
 
     def _need(self, shape: Shape, *, alone: bool = False) -> Need:
         device_bytes = self.known.device_bytes(shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -266,15 +266,15 @@ class Placement:
             self._with_free.pop(slot.device, None)
             self._with_free[slot.device] = device
 
-    def promises(self) -> dict[str, tuple[int, int]]:
-        """Bytes promised and bytes used of each device whose memory is known."""
+    def promises(self, devices: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Bytes promised and bytes used of some devices; those whose memory is not known, or unused, are missing."""
         return {
             key: (
                 sum(max(tenant.promised, tenant.used) for tenant in device.tenants.values()),
                 sum(tenant.used for tenant in device.tenants.values()),
             )
-            for key, device in self._devices.items()
-            if device.reading is not None and device.tenants
+            for key in devices
+            if (device := self._devices.get(key)) is not None and device.reading is not None and device.tenants
         }
 
     def roomiest(self, need: Need) -> tuple[Slot, int, int] | None:

@@ -6,6 +6,7 @@ A trial's life: WAITING (in the spec, no folder) -> RUNNING (folder, attempts) -
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -87,6 +88,8 @@ class Scheduler:
         self._live: dict[int, LiveTrial] = {}
         self._retries: deque[LiveTrial] = deque()
         self._pruned = PrunedConfigurations(spec.pruner, self._agenda, ledger)
+        self._left: tuple[float, float | None] = -math.inf, None
+        """When the end of the sweep was reckoned last, and how far away it was."""
         self._has_said_why = False
         """Whether people know why nothing runs."""
         self._stopping: float | None = None
@@ -428,7 +431,12 @@ class Scheduler:
         )
 
     def _left_s(self) -> float | None:
-        """Seconds until all is over, about; None where nothing is known."""
+        """Seconds until all is over, about; None where nothing is known. Reckoned anew once a second, of all trials."""
+        if self._clock() >= self._left[0] + 1.0:
+            self._left = self._clock(), self._reckon_left_s()
+        return self._left[1]
+
+    def _reckon_left_s(self) -> float | None:
         mean = self._known.mean_epoch_s() or 0.0
         running = [
             (live.plan.config.train.epochs - (self._ledger.known.last_epoch(live.plan.signature) or 0))

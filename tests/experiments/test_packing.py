@@ -203,6 +203,9 @@ def test_a_promise_of_a_shape_grows_for_all_that_run() -> None:
     lab.packing.measured(1, Usage(300, 0, 1.0))
     lab.start()
     assert lab.published[-1] == {"/a": Claim(330, 300), "/b": Claim(330, 0)}
+    lab.packing.ended(2)
+    lab.start()
+    assert lab.published[-1] == {"/a": Claim(330, 300)}
 
 
 class TestTooLittle:

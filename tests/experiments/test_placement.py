@@ -303,7 +303,7 @@ class TestMemory:
         placement.observe({GPU: Reading(1000, 500)})
         assert placement.place(Need(device_bytes=351)) is None
         placement.measured(first.slot, 100, 100)  # a promise is not taken back, nor a peak
-        assert placement.promises() == {GPU: (600, 500)}
+        assert placement.promises([GPU]) == {GPU: (600, 500)}
         assert placement.place(Need(device_bytes=350)) is not None
 
     def test_a_device_is_used_again_when_its_memory_is_really_free(self) -> None:
@@ -364,12 +364,12 @@ class TestProbe:
         probe = placement.place(Need())
         assert probe is not None
         assert (probe.promised_bytes, probe.is_share) == (usable(1000), False)
-        assert placement.promises() == {GPU: (usable(1000), 0)}, "another sweep is to see it"
+        assert placement.promises([GPU]) == {GPU: (usable(1000), 0)}, "another sweep is to see it"
         assert placement.place(Need()) is None
         assert placement.place(Need(device_bytes=1)) is None
         placement.measured(probe.slot, 200, 220)
         placement.observe({GPU: Reading(1000, 200)})
-        assert placement.promises() == {GPU: (220, 200)}
+        assert placement.promises([GPU]) == {GPU: (220, 200)}
         assert placement.place(Need(device_bytes=731)) is None
         assert placement.place(Need(device_bytes=730)) is not None
 
