@@ -6,7 +6,6 @@ A trial's life: WAITING (in the spec, no folder) -> RUNNING (folder, attempts) -
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -88,7 +87,7 @@ class Scheduler:
         self._live: dict[int, LiveTrial] = {}
         self._retries: deque[LiveTrial] = deque()
         self._pruned = PrunedConfigurations(spec.pruner, self._agenda, ledger)
-        self._left: tuple[float, float | None] = -math.inf, None
+        self._left: tuple[float, float | None] = float("-inf"), None
         """When the end of the sweep was reckoned last, and how far away it was."""
         self._has_said_why = False
         """Whether people know why nothing runs."""
