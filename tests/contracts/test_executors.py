@@ -33,11 +33,11 @@ from wsol.data.digits import generate
 from wsol.parent_death import STOPPING_SIGNALS
 
 pytestmark = [
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and waits on process descriptors"),
 ]
 REPOSITORY = Path(__file__).resolve().parents[2]
-AT_MOST_S = 60.0
+AT_MOST_S = 150.0
 GONE_WITHIN_S = 3.0
 
 IMPLEMENTATIONS = ("lines", "local", "ray")

@@ -27,10 +27,10 @@ from wsol.data.digits import generate
 from wsol.parent_death import STOPPING_SIGNALS
 
 pytestmark = [
-    pytest.mark.timeout(120),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and waits on process descriptors"),
 ]
-AT_MOST_S = 60.0
+AT_MOST_S = 150.0
 LEASE_S = 4.0
 
 
@@ -159,7 +159,7 @@ def test_an_attempt_without_the_runners_answers_ends_by_itself(cluster: RayClust
     leader = attempt_process(request)
     os.kill(mailbox, signal.SIGSTOP)
     try:
-        assert ends(leader, within_s=2 * LEASE_S)
+        assert ends(leader, within_s=5 * LEASE_S)
     finally:
         os.kill(mailbox, signal.SIGCONT)
     (end,) = [event for event in until(executor, AttemptEnded) if isinstance(event, AttemptEnded)]
