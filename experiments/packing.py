@@ -16,6 +16,8 @@ PATIENCE = 2
 """A trial that is next in order and fits nowhere lets others pass while so many trials end; then a device is kept free
 for it."""
 
+RECKON_EVERY_S = 10.0
+"""The end of a sweep is reckoned so often."""
 ROUNDS = 2
 """After so many completions a slot nobody passes any more, on whatever device: every trial starts some time."""
 

@@ -37,7 +37,7 @@ from experiments.failures import (
 from experiments.footprint import Footprints
 from experiments.ledger import Ledger
 from experiments.live_trial import LiveTrial, goes_on
-from experiments.packing import Asker, Packing, left_s
+from experiments.packing import RECKON_EVERY_S, Asker, Packing, left_s
 from experiments.placement import Place
 from experiments.pruned import PrunedConfigurations
 from experiments.spec import SweepSpec
@@ -430,8 +430,8 @@ class Scheduler:
         )
 
     def _left_s(self) -> float | None:
-        """Seconds until all is over, about; None where nothing is known. Reckoned anew once a second, of all trials."""
-        if self._clock() >= self._left[0] + 1.0:
+        """Seconds until all is over, about; None where nothing is known. All trials count, so it is not always new."""
+        if self._left[1] is None or self._clock() >= self._left[0] + RECKON_EVERY_S:
             self._left = self._clock(), self._reckon_left_s()
         return self._left[1]
 
