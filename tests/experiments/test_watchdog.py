@@ -130,7 +130,7 @@ class TestWatchdog:
                 dog.expect(number, within_s)
                 deadlines[number] = clock.now + within_s
             clock.now += rng.choice([0.0, 1.0, 5.0])
-            overdue = dog.overdue()
+            overdue = dog.overdue(heard_until=clock.now)
             assert sorted(overdue) == sorted(one for one, at in deadlines.items() if clock.now >= at)
             for one in overdue:
                 del deadlines[one]
