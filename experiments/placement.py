@@ -193,7 +193,7 @@ class Placement:
         Args:
             of_others: bytes that other sweeps were promised and do not use yet.
         """
-        for key, device in self._devices.items():
+        for key, device in self._with_free.items():  # the others take nobody, whatever is free of them
             if (reading := readings.get(key)) is not None:
                 device.look(reading)
             elif device.reading is not None:
