@@ -225,11 +225,10 @@ class TestRefusals:
     ) -> None:
         monkeypatch.setenv("PGPASSFILE", str(tmp_path / "none"))
         given = postgres.url(**{"database": database, **change})
-        with pytest.raises(UserError) as raised, PostgresDatabase(parse_storage(given)).alone():
+        said = f"^--storage postgresql\\+psycopg://.*{re.escape(expected)}"
+        with pytest.raises(UserError, match=said) as raised, PostgresDatabase(parse_storage(given)).alone():
             pytest.fail("it can be used")
         text = str(raised.value)
-        assert text.startswith("--storage postgresql+psycopg://")
-        assert expected in text
         assert not [secret for secret in (PASSWORD, ESCAPED, "s3cr3t") if secret in text]
         assert len(text.splitlines()) == 1
 

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +24,6 @@ pytestmark = [
 ]
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRIALS, EPOCHS = 5, 10
-AT_MOST_S = 150.0
 GONE_WITHIN_S = 5.0
 
 SPEC = f"""\
@@ -173,7 +171,7 @@ def test_a_node_without_the_results_folder_is_refused(
 ) -> None:
     sweep.results.mkdir()
     with ray_cluster.node_with_mounts(f"-t tmpfs tmpfs {sweep.results}"):
-        two_nodes(ray_cluster)
+        assert ray_cluster.alive() == 2
         runner = start()
         assert runner.end() == 2
     refusal = (
@@ -201,11 +199,3 @@ def test_a_node_with_another_source_that_joins_is_not_used(
     assert said[1] not in nodes_of(runner)
     assert runner.output.count("is not used") == 1
     is_the_same(sweep, on_this_machine)
-
-
-def two_nodes(ray_cluster: RayCluster) -> None:
-    """Waits until the cluster has them."""
-    deadline = time.monotonic() + AT_MOST_S
-    while ray_cluster.alive() < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

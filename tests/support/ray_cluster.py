@@ -55,15 +55,18 @@ class RayCluster:
         script = "".join(f"mount {mount} && " for mount in mounts) + 'exec "$@"'
         node = subprocess.Popen(
             ["unshare", "--mount", "sh", "-ec", script, "sh", *started],
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            text=True,
         )
         try:
+            assert node.stdout is not None
+            assert any("Ray runtime started." in line for line in node.stdout), "it ended before it was there"
             yield
         finally:
             node.terminate()
-            node.wait()
+            node.communicate()
 
     def kill(self, node: Any) -> None:
         """SIGKILL for everything of a node but Ray's workers, which have to see for themselves."""
