@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_sweep import DIFFERS_EACH_TIME, Runner, Sweep
+from real_sweep import DIFFERS_EACH_TIME, Runner, Sweep, undisturbed_sweep
 
 from wsol.data.digits import generate
 
@@ -47,11 +47,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Sweep]:
-    sweep = Sweep(tmp_path_factory.mktemp("undisturbed"), root, SPEC)
-    runner = sweep.start(slots=SLOTS)
-    assert runner.end() == 0, runner.output + runner.errors
-    yield sweep
-    sweep.clean_up()
+    with undisturbed_sweep(tmp_path_factory.mktemp("undisturbed"), root, SPEC, slots=SLOTS) as sweep:
+        yield sweep
 
 
 def _lines_then_an_instant(runner: Runner, rng: random.Random) -> bool:

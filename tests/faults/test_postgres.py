@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 from postgres_server import PASSWORD, PostgresServer
-from real_sweep import Sweep, all_gone
+from real_sweep import Sweep, all_gone, undisturbed_sweep
 
 from wsol.data.digits import generate
 
@@ -48,11 +48,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Sweep]:
     """On SQLite. What every sweep below must come to."""
-    sweep = Sweep(tmp_path_factory.mktemp("undisturbed"), root, SPEC)
-    status, runner = sweep.run()
-    assert status == 0, runner.output + runner.errors
-    yield sweep
-    sweep.clean_up()
+    with undisturbed_sweep(tmp_path_factory.mktemp("undisturbed"), root, SPEC) as sweep:
+        yield sweep
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from ray_cluster import RayCluster
-from real_sweep import Runner, Sweep
+from real_sweep import Runner, Sweep, undisturbed_sweep
 
 from wsol.data.digits import generate
 
@@ -50,11 +50,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def on_this_machine(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Sweep]:
     """What every sweep below must come to."""
-    sweep = Sweep(tmp_path_factory.mktemp("local"), root, SPEC)
-    status, runner = sweep.run()
-    assert status == 0, runner.output + runner.errors
-    yield sweep
-    sweep.clean_up()
+    with undisturbed_sweep(tmp_path_factory.mktemp("local"), root, SPEC) as sweep:
+        yield sweep
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_sweep import Sweep, all_gone
+from real_sweep import Sweep, all_gone, undisturbed_sweep
 
 from wsol.data.digits import generate
 
@@ -50,11 +50,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[Sweep]:
     """What every sweep below must come to."""
-    sweep = Sweep(tmp_path_factory.mktemp("undisturbed"), root, SPEC)
-    status, runner = sweep.run()
-    assert status == 0, runner.output + runner.errors
-    yield sweep
-    sweep.clean_up()
+    with undisturbed_sweep(tmp_path_factory.mktemp("undisturbed"), root, SPEC) as sweep:
+        yield sweep
 
 
 @pytest.fixture

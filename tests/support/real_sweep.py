@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -186,3 +186,13 @@ class Sweep:
     def results_as_written(self) -> dict[str, tuple[bytes, int]]:
         files = sorted(self.folder.glob("trials/*/result.json"))
         return {file.parent.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files}
+
+
+@contextlib.contextmanager
+def undisturbed_sweep(folder: Path, root: Path, text: str, *, slots: int = 2) -> Iterator[Sweep]:
+    """One that ran to its end on this machine: what others must come to."""
+    sweep = Sweep(folder, root, text)
+    runner = sweep.start(slots=slots)
+    assert runner.end() == 0, runner.output + runner.errors
+    yield sweep
+    sweep.clean_up()
