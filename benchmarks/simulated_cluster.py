@@ -188,8 +188,7 @@ class SimulatedCluster:
         return {}
 
     def publish(self, own: Mapping[str, Claim]) -> None:
-        """Nobody reads it. What is promised may not be more than there is."""
-        assert all(claim.promised_bytes <= GPU_BYTES for claim in own.values())
+        """Nobody reads it."""
 
     def _use(self, request: AttemptRequest, size: int) -> None:
         device = request.slot.device
