@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -163,6 +164,8 @@ class Placement:
         """Those with a free slot, the one first that has been asked least recently."""
         self._slots: dict[int, Slot] = {}
         self._reserved: dict[Hashable, str] = {}
+        self._order: list[tuple[int, int, int, str]] | None = None
+        """A heap of the devices with a free slot, by how `place` prefers them; None where something has changed."""
         self.set_slots(slots)
 
     @property
@@ -172,6 +175,7 @@ class Placement:
 
     def set_slots(self, slots: Sequence[Slot]) -> None:
         """Machines came or went. What ran on a slot that is gone ends, and gives nothing back."""
+        self._order = None
         present = {slot.index: slot for slot in slots}
         for index in self._slots.keys() - present.keys():
             device = self._devices[self._slots[index].device]
@@ -193,6 +197,7 @@ class Placement:
         Args:
             of_others: bytes that other sweeps were promised and do not use yet.
         """
+        self._order = None
         for key, device in self._with_free.items():  # the others take nobody, whatever is free of them
             if (reading := readings.get(key)) is not None:
                 device.look(reading)
@@ -214,16 +219,14 @@ class Placement:
         Args:
             asker: whom a device may be reserved for.
         """
-        own = self._reserved.get(asker)
-        others = set(self._reserved.values()) - {own}
-        fitting = [device for key, device in self._with_free.items() if key not in others and _fits(device, need)]
-        if own is not None:
-            fitting = [device for device in fitting if device.key == own] or fitting
-        if not fitting:
+        own = self._with_free.get(self._reserved.get(asker, ""))
+        device = own if own is not None and _fits(own, need) else self._first_that_fits(need)
+        if device is None:
             return None
-        device = min(fitting, key=lambda one: (len(one.tenants), one.available if one.reading is not None else 0))
         self._reserved.pop(asker, None)
-        return self._take(device, need)
+        place = self._take(device, need)
+        self._put_in_order(device)
+        return place
 
     def reserve(self, need: Need, asker: Hashable) -> None:
         """Keeps a device free from now on until `place` has found a slot for `asker`: the one with most to give.
@@ -257,12 +260,14 @@ class Placement:
         if promised is not None and (tenant.is_probe or not tenant.shuts):
             tenant.promised = promised if tenant.is_probe else max(promised, tenant.promised)
             tenant.shuts = tenant.is_probe = False
+        self._order = None
 
     def give_back(self, slot: Slot) -> None:
         """The trial in a slot has ended. Its device is used again once a reading shows that its memory is free."""
         device = self._devices.get(slot.device)
         if device is not None and slot.index in device.tenants:
             device.leave(slot)
+            self._order = None
             self._with_free.pop(slot.device, None)
             self._with_free[slot.device] = device
 
@@ -293,6 +298,36 @@ class Placement:
     def capacity(self, need: Need) -> int:
         """How many such trials could run at the same time, if nothing else did."""
         return sum(_capacity(device, need) for device in self._devices.values())
+
+    def _first_that_fits(self, need: Need) -> _Device | None:
+        """Of the devices that are kept free for nobody. Many trials that start at once need not look at all of them."""
+        if self._order is None:
+            self._order = [self._preference(position, key) for position, key in enumerate(self._with_free)]
+            heapq.heapify(self._order)
+        kept = set(self._reserved.values())
+        passed: list[tuple[int, int, int, str]] = []
+        found: _Device | None = None
+        while self._order and found is None:
+            passed.append(heapq.heappop(self._order))
+            device = self._with_free[passed[-1][-1]]
+            if device.key not in kept and _fits(device, need):
+                found = device
+        for entry in passed:
+            heapq.heappush(self._order, entry)
+        return found
+
+    def _put_in_order(self, device: _Device) -> None:
+        """A trial has been placed there. Its old entry is the first, unless it was kept free for that trial."""
+        if self._order and self._order[0][-1] == device.key:
+            position = heapq.heappop(self._order)[2]
+            if device.free:
+                heapq.heappush(self._order, self._preference(position, device.key))
+        else:
+            self._order = None
+
+    def _preference(self, position: int, key: str) -> tuple[int, int, int, str]:
+        device = self._with_free[key]
+        return len(device.tenants), device.available if device.reading is not None else 0, position, key
 
     def _tenant(self, slot: Slot) -> _Tenant | None:
         device = self._devices.get(slot.device)

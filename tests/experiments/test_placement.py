@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 from simulated_machine import GB, gpus
 
-from experiments.placement import FOREIGN_SHARE, RESERVE, SETTLE_LOOKS, Need, Place, Placement, Reading
+from experiments.placement import FOREIGN_SHARE, RESERVE, SETTLE_LOOKS, Need, Place, Placement, Reading, _fits
 from experiments.slots import Slot, cpu_slots, deal_cores, gpu_slots, places_on_a_gpu, planned_slots
 
 
@@ -354,6 +354,48 @@ class TestMemory:
         assert placement.place(Need(device_bytes=100)) is None
         assert device_of(placement.place(big, "big")) == GPU
         assert device_of(placement.place(Need(device_bytes=100))) == GPU, "nothing is kept free any more"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_against_a_slow_look_at_all_devices(seed: int) -> None:
+    """Whatever came before: least runs, then least is left over."""
+    rng = random.Random(seed)
+    totals = [rng.choice([500, 1000]) for _ in range(6)]
+    placement = gpu_placement(*totals, places=3)
+    running: list[Place] = []
+    seen = 0
+    for _ in range(200):
+        if running and rng.random() < 0.4:
+            placement.give_back(running.pop(rng.randrange(len(running))).slot)
+        if rng.random() < 0.5:
+            placement.observe({f"/GPU-{gpu}": Reading(total, 0) for gpu, total in enumerate(totals)})
+        if running and rng.random() < 0.3:
+            placement.measured(rng.choice(running).slot, 10, rng.choice([50, 100]))
+        if rng.random() < 0.1:
+            placement.reserve(Need(device_bytes=400), rng.randrange(3))
+        need, asker = Need(device_bytes=rng.choice([100, 250, 400])), rng.randrange(6)
+        kept = {key for name, key in placement._reserved.items() if name != asker}
+        best = min(
+            (
+                (len(device.tenants), device.available)
+                for key, device in placement._devices.items()
+                if key not in kept and key != placement._reserved.get(asker) and _fits(device, need)
+            ),
+            default=None,
+        )
+        own = placement._devices.get(placement._reserved.get(asker, ""))
+        if own is not None and _fits(own, need):
+            best = (len(own.tenants), own.available)
+        place = placement.place(need, asker)
+        if place is not None:
+            device = placement._devices[place.slot.device]
+            assert best == (len(device.tenants) - 1, device.available + need.device_bytes)  # type: ignore[operator]
+            running.append(place)
+            seen += 1
+        else:
+            assert best is None
+            placement.forget(asker)
+    assert seen > 30
 
 
 class TestProbe:
