@@ -360,17 +360,19 @@ class TestMemory:
 def test_against_a_slow_look_at_all_devices(seed: int) -> None:
     """Whatever came before: least runs, then least is left over."""
     rng = random.Random(seed)
-    totals = [rng.choice([500, 1000]) for _ in range(6)]
+    totals = [rng.choice([900, 1000]) for _ in range(8)]
     placement = gpu_placement(*totals, places=3)
     running: list[Place] = []
     seen = 0
-    for _ in range(200):
-        if running and rng.random() < 0.4:
-            placement.give_back(running.pop(rng.randrange(len(running))).slot)
-        if rng.random() < 0.5:
-            placement.observe({f"/GPU-{gpu}": Reading(total, 0) for gpu, total in enumerate(totals)})
+    for _ in range(400):
         if running and rng.random() < 0.3:
-            placement.measured(rng.choice(running).slot, 10, rng.choice([50, 100]))
+            placement.give_back(running.pop(rng.randrange(len(running))).slot)
+        if rng.random() < 0.2:
+            placement.observe(
+                {f"/GPU-{i}": Reading(total, rng.choice([0, 100, 300])) for i, total in enumerate(totals)}
+            )
+        if running and rng.random() < 0.3:
+            placement.measured(rng.choice(running).slot, 10, rng.choice([100, 450]))
         if rng.random() < 0.1:
             placement.reserve(Need(device_bytes=400), rng.randrange(3))
         need, asker = Need(device_bytes=rng.choice([100, 250, 400])), rng.randrange(6)
