@@ -27,6 +27,7 @@ class Agenda:
         self._spec, self._ledger = spec, ledger
         self._waiting = Waiting()
         self._shapes: dict[Shape, Shape] = {}
+        self._shape_of: dict[str, Shape] = {}
         self._final_left = len(spec.final_seeds)
         self._winner: TrialPlan | None = None
         self.plans: dict[str, TrialPlan] = {}
@@ -88,8 +89,8 @@ class Agenda:
         self._waiting.remove(plan)
 
     def shape(self, plan: TrialPlan) -> Shape:
-        """Of a trial that waits."""
-        return self._waiting.shape(plan)
+        """Of a trial of the sweep, as it was when it became known."""
+        return self._shape_of[plan.signature]
 
     def is_waiting(self, plan: TrialPlan) -> bool:
         """Whether it is known and not started by this run yet."""
@@ -164,7 +165,8 @@ class Agenda:
             self._ledger.reconcile(plan)
             if plan.signature not in self._ledger.known.results:
                 is_begun = self._ledger.trial(plan) is not None
-                self._waiting.add(plan, self._shape(plan), epochs_left=self._epochs_left(plan), is_begun=is_begun)
+                self._shape_of[plan.signature] = shape = self._shape(plan)
+                self._waiting.add(plan, shape, epochs_left=self._epochs_left(plan), is_begun=is_begun)
 
     def _shape(self, plan: TrialPlan) -> Shape:
         trial = self._ledger.trial(plan)

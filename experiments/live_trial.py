@@ -15,6 +15,7 @@ class LiveTrial:
     """A trial between the start of its first attempt in this run of the command and its end.
 
     Attributes:
+        shape: what its cost depends on, as it runs now.
         attempts_before: in earlier runs of the command.
         launch: number of its present attempt among all launches of this run.
         got_on: whether its present attempt has reported an epoch.
@@ -24,13 +25,13 @@ class LiveTrial:
 
     plan: TrialPlan
     trial: StoredTrial
+    shape: Shape
     attempts_before: int
     attempts_now: int = 0
     launch: int = 0
     got_on: bool = False
     is_alone: bool = False
     failures: list[Failure] = field(default_factory=list)
-    _shape: tuple[int | None, Shape] | None = None
 
     @property
     def attempts(self) -> int:
@@ -43,13 +44,10 @@ class LiveTrial:
         train, evaluate = self.plan.config.train, self.plan.config.evaluate
         return self.trial.images_at_a_time or max(train.batch_size, evaluate.batch_size)
 
-    @property
-    def shape(self) -> Shape:
-        """What its cost depends on, as it runs now."""
-        images = self.trial.images_at_a_time
-        if self._shape is None or self._shape[0] != images:
-            self._shape = (images, shape_of(self.plan.config.model_dump(mode="json"), images))
-        return self._shape[1]
+    def limit_images_at_a_time(self, limited: StoredTrial) -> None:
+        """More did not fit into memory; its folder says so."""
+        self.trial = limited
+        self.shape = shape_of(self.plan.config.model_dump(mode="json"), limited.images_at_a_time)
 
 
 def goes_on(live: LiveTrial, step: NextStep) -> str:

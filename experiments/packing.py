@@ -16,8 +16,6 @@ PATIENCE = 2
 """A trial that is next in order and fits nowhere lets others pass while so many trials end; then a device is kept free
 for it."""
 
-RECKON_EVERY_S = 10.0
-"""The end of a sweep is reckoned so often."""
 ROUNDS = 2
 """After so many completions a slot nobody passes any more, on whatever device: every trial starts some time."""
 
@@ -222,16 +220,3 @@ class Packing:
 def _unused(claims: Claims) -> dict[str, int]:
     """What others were promised beyond what they are seen to use: a reading shows the rest."""
     return {key: max(0, claim.promised_bytes - claim.used_bytes) for key, claim in claims.of_others.items()}
-
-
-def left_s(waiting: tuple[float, float] | None, running: Sequence[float], parallel: int) -> float | None:
-    """Seconds until all is over, about; None where nothing is known.
-
-    Args:
-        waiting: see `Agenda.work_s`.
-        running: seconds that each running trial has yet to go.
-        parallel: trials at the same time.
-    """
-    if waiting is None:
-        return None
-    return max(waiting[1], max(running, default=0.0), (waiting[0] + sum(running)) / parallel)

@@ -37,7 +37,8 @@ from experiments.failures import (
 from experiments.footprint import Footprints
 from experiments.ledger import Ledger
 from experiments.live_trial import LiveTrial, goes_on
-from experiments.packing import RECKON_EVERY_S, Asker, Packing, left_s
+from experiments.outlook import Outlook
+from experiments.packing import Asker, Packing
 from experiments.placement import Place
 from experiments.pruned import PrunedConfigurations
 from experiments.spec import SweepSpec
@@ -87,8 +88,13 @@ class Scheduler:
         self._live: dict[int, LiveTrial] = {}
         self._retries: deque[LiveTrial] = deque()
         self._pruned = PrunedConfigurations(spec.pruner, self._agenda, ledger)
-        self._left: tuple[float, float | None] = float("-inf"), None
-        """When the end of the sweep was reckoned last, and how far away it was."""
+        self._outlook = Outlook(
+            self._agenda,
+            self._packing,
+            self._known,
+            epochs_done=lambda plan: ledger.known.last_epoch(plan.signature) or 0,
+            clock=clock,
+        )
         self._has_said_why = False
         """Whether people know why nothing runs."""
         self._stopping: float | None = None
@@ -262,7 +268,7 @@ class Scheduler:
 
     def _begun(self, plan: TrialPlan) -> LiveTrial:
         trial = self._ledger.take_up(plan)
-        return LiveTrial(plan=plan, trial=trial, attempts_before=self._ledger.attempts(trial))
+        return LiveTrial(plan, trial, self._agenda.shape(plan), attempts_before=self._ledger.attempts(trial))
 
     def _settle_pruned(self) -> None:
         """Trials whose configuration was pruned while they waited end here, before they begin."""
@@ -386,7 +392,8 @@ class Scheduler:
             self._retries.append(live)
         else:
             if step is NextStep.FEWER_AT_A_TIME:
-                live.trial = self._ledger.limit_images_at_a_time(live.plan, live.images_at_a_time // 2)
+                fewer = live.images_at_a_time // 2
+                live.limit_images_at_a_time(self._ledger.limit_images_at_a_time(live.plan, fewer))
             live.is_alone = True
             self._retries.append(live)
 
@@ -426,24 +433,8 @@ class Scheduler:
             finished=len(known.results),
             failed=known.count(TrialState.FAIL),
             running=len(self._live),
-            left_s=self._left_s(),
+            left_s=self._outlook.left_s(self._live.values()),
         )
-
-    def _left_s(self) -> float | None:
-        """Seconds until all is over, about; None where nothing is known. All trials count, so it is not always new."""
-        if self._left[1] is None or self._clock() >= self._left[0] + RECKON_EVERY_S:
-            self._left = self._clock(), self._reckon_left_s()
-        return self._left[1]
-
-    def _reckon_left_s(self) -> float | None:
-        mean = self._known.mean_epoch_s() or 0.0
-        running = [
-            (live.plan.config.train.epochs - (self._ledger.known.last_epoch(live.plan.signature) or 0))
-            * (self._known.epoch_s(live.shape) or mean)
-            for live in self._live.values()
-        ]
-        shapes = {self._agenda.shape(plan) for plan in self._agenda.heads(self._known)}
-        return left_s(self._agenda.work_s(self._known), running, self._packing.parallel(shapes))
 
 
 def _reason(ended: AttemptEnded, kind: FailureKind) -> str:

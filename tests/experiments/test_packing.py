@@ -23,7 +23,8 @@ from simulated_machine import (
 
 from experiments.device_monitor import Claim, Claims
 from experiments.footprint import Footprints, Usage
-from experiments.packing import PATIENCE, ROUNDS, Asker, Packing, left_s
+from experiments.outlook import left_s
+from experiments.packing import PATIENCE, ROUNDS, Asker, Packing
 from experiments.placement import Reading
 from experiments.slots import gpu_slots
 
