@@ -22,6 +22,7 @@ from experiments.dry_run import print_dry_run
 from experiments.errors import printable
 from experiments.executors.choice import ExecutorName, check_choice, local_executor, ray_executor, ray_slots
 from experiments.executors.ray_bundles import Share
+from experiments.footprint import Footprints
 from experiments.frozen_code import Choice, admit, generation, refusal, run_stored_source
 from experiments.input_checks import check_inputs
 from experiments.json_file import write_json, write_text
@@ -163,7 +164,7 @@ def _run(
         database = _database(store, storage, stop)
         with database.alone():
             pass  # so that nothing is written before it is known to be there
-        if _has_work_left(spec, store, options):
+        if is_work_left := _has_work_left(spec, store, options):
             patiently(lambda: admit(store, version, choice=options.code, code=spec.code))
         study = patiently(lambda: _study(spec, store, database))
         stack.callback(study.close)
@@ -182,7 +183,7 @@ def _run(
             code_of=version.of_trial,
         )
         monitor = None if machine is None else stack.enter_context(contextlib.closing(LocalMonitor(machine.gpus)))
-        known = footprints(itertools.islice(history((), options.results), MAX_RESULTS))
+        known = _known_costs(store, options) if is_work_left else None
         scheduler = Scheduler(
             spec=spec, ledger=ledger, executor=attended, view=view, stop=stop, monitor=monitor, known=known
         )
@@ -196,6 +197,11 @@ def _run(
             shrink_left_over(found, spec.resources.keep_checkpoints, warn=lambda text: view.message(f"warning: {text}"))
         status = exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
         return status, found
+
+
+def _known_costs(store: SweepStore, options: Options) -> Footprints:
+    """What trials have taken, of this sweep first of all."""
+    return footprints(itertools.islice(history((), options.results, first=store.folder), MAX_RESULTS))
 
 
 def _train(scheduler: Scheduler, attended: AttendedExecutor, stop: StopRequest, view: View) -> None:

@@ -64,12 +64,16 @@ def footprints(history: Iterable[TrialResult]) -> Footprints:
     return known
 
 
-def history(entries: Iterable[Entry], results: Path) -> Iterator[TrialResult]:
-    """Results of the sweep's own trials, then of other sweeps in the results folder; of equal trials the first."""
+def history(entries: Iterable[Entry], results: Path, *, first: Path | None = None) -> Iterator[TrialResult]:
+    """Results of the sweep's own trials, then of other sweeps in the results folder; of equal trials the first.
+
+    Args:
+        first: folder of the sweep that is looked into before the others.
+    """
     own = [entry.result for entry in entries if entry.result is not None]
     yield from own
     seen = {result.signature for result in own}
-    for store in sweep_folders(results):
+    for store in sorted(sweep_folders(results), key=lambda store: store.folder != first):
         for name in store.trial_names()[:MAX_RESULTS_A_SWEEP]:
             trial = store.stored_trial(name)
             if trial is not None and trial.signature not in seen and (result := read_result(trial)) is not None:

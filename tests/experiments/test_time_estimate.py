@@ -188,6 +188,11 @@ class TestHistory:
         )
         assert list(history([entry(lrs[1], own)], tmp_path)) == [own, first, left_the_spec, last]
 
+    def test_one_sweep_may_come_before_the_others(self, stored: Stored, tmp_path: Path) -> None:
+        lrs = [plan(train__lr=lr) for lr in (0.1, 0.2, 0.3)]
+        found = [stored(sweep, one, 1.0) for sweep, one in zip("abc", lrs, strict=True)]
+        assert list(history([], tmp_path, first=tmp_path / "b")) == [found[1], found[0], found[2]]
+
     def test_a_trial_that_several_sweeps_have_counts_once(self, stored: Stored, tmp_path: Path) -> None:
         """A result that one sweep took over from another is one result, and its own come first."""
         first = stored("a", SMALL, 1.0)
