@@ -71,7 +71,10 @@ def test_threads(root: Path, tmp_path: Path, threads: int) -> None:
     """Of every pool, though torch and numpy were imported, with pools for all cores, before the attempt began."""
     seen = observed(root, tmp_path, Slot(index=0, visible_devices="", threads=threads))
     assert seen["torch_threads"] == seen["opencv_threads"] == threads
-    assert {seen["pools"][library] for library in ("openblas", "openmp")} == set(seen["pools"].values()) == {threads}
+    assert {library for library, _ in seen["pools"]} >= {"openblas", "openmp"}
+    # an OpenBLAS that comes with a later import (OpenCV has its own) has no more threads than there are cores
+    at_least = min(threads, len(os.sched_getaffinity(0)))
+    assert all(at_least <= count <= threads for _, count in seen["pools"]), seen["pools"]
     assert "omp" in seen["most_threads"]
     assert set(seen["most_threads"].values()) == {threads}, "MKL's, where torch has it, as well"
     variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -46,7 +46,7 @@ def _seen(batches: Any) -> dict[str, Any]:
         "loaders_start_by": batches._loader.multiprocessing_context.get_start_method(),
         "opencv_threads": cv2.getNumThreads(),
         "torch_threads": torch.get_num_threads(),
-        "pools": {pool["internal_api"]: pool["num_threads"] for pool in threadpool_info()},
+        "pools": [(pool["internal_api"], pool["num_threads"]) for pool in threadpool_info()],
         "most_threads": {
             name: int(count)
             for name, count in re.findall(r"(omp|mkl)_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
