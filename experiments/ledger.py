@@ -15,6 +15,7 @@ from experiments.code_version import CodeOf, code_unknown
 from experiments.knowledge import Knowledge
 from experiments.patience import Patiently, once
 from experiments.reuse import Library
+from experiments.slots import Slot
 from experiments.spec_document import KeepCheckpoints, Objective
 from experiments.store import (
     StoredTrial,
@@ -32,6 +33,7 @@ from experiments.store import (
     write_result,
 )
 from experiments.study import Study, StudyTrial
+from experiments.timeline import Timeline
 from experiments.trial import TrialPlan, TrialState
 from experiments.view import Best
 from wsol.checkpoint_files import remove, superfluous
@@ -69,6 +71,7 @@ class Ledger:
     ) -> None:
         self._patiently = patiently
         self._store, self._study, self._library = store, study, library
+        self._timeline = Timeline(store.timeline)
         self._keeps_all = keep_checkpoints == "all"
         self._compares_epochs = compares_epochs
         self.code_of = code_of
@@ -145,9 +148,14 @@ class Ledger:
         self._trials[plan.signature] = limited
         return limited
 
-    def record_attempt(self, trial: StoredTrial, attempts: int) -> None:
-        """Another process of a trial starts."""
+    def record_attempt(self, trial: StoredTrial, attempts: int, slot: Slot) -> None:
+        """Another process of a trial starts, on a slot."""
         self._patiently(lambda: self._study.record_attempt(trial.number, attempts))
+        self._timeline.began(trial.number, attempts, slot)
+
+    def attempt_ended(self, trial: StoredTrial, attempts: int) -> None:
+        """The newest process of a trial is over."""
+        self._timeline.ended(trial.number, attempts)
 
     def record_decision(self, plan: TrialPlan, stop_reason: str) -> None:
         """A trial's report stops its configuration. Its attempt may report more before it ends: the decision stands."""

@@ -286,7 +286,7 @@ class Scheduler:
         self._launches += 1
         live.launch, live.got_on = self._launches, False
         number = live.trial.number
-        self._ledger.record_attempt(live.trial, live.attempts)
+        self._ledger.record_attempt(live.trial, live.attempts, place.slot)
         self._live[number] = live
         self._view.launched(number, live.plan, place.slot, live.attempts)
         self._watchdog.started(number)
@@ -333,6 +333,7 @@ class Scheduler:
     def _attempt_ended(self, ended: AttemptEnded) -> None:
         """What an attempt left decides: a result ends the trial; without one the kind of failure does."""
         live = self._live.pop(ended.number)
+        self._ledger.attempt_ended(live.trial, live.attempts)
         hung = self._watchdog.ended(ended.number)
         result = read_result(live.trial)
         ran_out = result is None and ran_out_of_gpu_memory(ended)

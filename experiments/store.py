@@ -172,6 +172,11 @@ class SweepStore:
         return self.folder / "environment.json"
 
     @property
+    def timeline(self) -> Path:
+        """When which attempt ran where: see `Timeline`."""
+        return self.folder / "timeline.jsonl"
+
+    @property
     def spec(self) -> Path:
         """The spec's text at the last run."""
         return self.folder / "spec.yaml"
