@@ -33,8 +33,7 @@ from experiments.placement import Reading
 from experiments.slots import Slot
 from experiments.store import TrialPaths, TrialResult, append_metrics, read_metrics, trained_s, write_result
 from experiments.trial import TrialState
-from experiments.watchdog import LEAST_S
-from experiments.worker import TELL_EVERY_S
+from experiments.watchdog import LEAST_S, SPARE
 from wsol.metrics.names import METRICS_OF_TASK
 
 GPU_BYTES, TRIAL_BYTES = 24 * 2**30, 9 * 2**30
@@ -125,7 +124,7 @@ class SimulatedCluster:
         self._busy: set[int] = set()
         self._due: list[tuple[float, int, _Attempt]] = []
         self._order = itertools.count()
-        self._next_signs = TELL_EVERY_S
+        self._next_signs = LEAST_S * SPARE
         self._readings = {slot.device: Reading(GPU_BYTES, 0) for slot in slots}
 
     def clock(self) -> float:
@@ -139,7 +138,7 @@ class SimulatedCluster:
         assert request.slot.index not in self._busy, f"two attempts in slot {request.slot.index}"
         rows = read_metrics(TrialPaths(request.folder))
         fate = fate_of(request, done=len(rows), seed=self._seed)
-        sign = SignOfLife(request.number, LEAST_S + TELL_EVERY_S)
+        sign = SignOfLife(request.number, LEAST_S * (1 + SPARE))
         attempt = _Attempt(request, fate, self.now, rows, fate.epochs, sign)
         self._running[request.number] = attempt
         self._busy.add(request.slot.index)
@@ -203,7 +202,7 @@ class SimulatedCluster:
             attempt = heapq.heappop(self._due)[2]
             return self._step(attempt) if self._running.get(attempt.request.number) is attempt else []
         if self._next_signs <= self.now:
-            self._next_signs = self.now + TELL_EVERY_S
+            self._next_signs = self.now + LEAST_S * SPARE
             return [attempt.sign for attempt in self._running.values()]
         return []
 

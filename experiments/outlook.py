@@ -10,8 +10,9 @@ from experiments.live_trial import LiveTrial
 from experiments.packing import Packing
 from experiments.trial import TrialPlan
 
-RECKON_EVERY_S = 30.0
-"""All trials count, so it is not reckoned anew each time that one ends."""
+RECKON_EVERY_S, RECKON_SHARE = 30.0, 0.01
+"""All trials count, so it is not reckoned anew each time that one ends: not before so long, or such a part of what was
+left, has passed."""
 
 
 class Outlook:
@@ -39,7 +40,7 @@ class Outlook:
     def left_s(self, running: Iterable[LiveTrial]) -> float | None:
         """Seconds until all is over; None where nothing is known."""
         now = self._clock()
-        if self._last is None or now >= self._reckoned_at + RECKON_EVERY_S:
+        if self._last is None or now >= self._reckoned_at + max(RECKON_EVERY_S, RECKON_SHARE * self._last):
             self._last, self._reckoned_at = self._reckon(running), now
         return self._last
 

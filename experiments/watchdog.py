@@ -16,6 +16,10 @@ START_S = 1800.0
 DUMP_S = 2.0
 """From the order to write down all stacks to the end."""
 
+SPARE = 0.1
+"""An attempt promises its next sign so much later than it needs to. Until that is used up it has nothing to say: of a
+thousand attempts that spoke once a second the runner had nothing else to do."""
+
 _KEPT = 101
 """Steps that the median is of."""
 
@@ -42,6 +46,27 @@ class StepTimes:
         """The last step is over. Returns how long what follows may take, in seconds."""
         self._durations, self._began = [], None
         return BETWEEN_STEPS_S
+
+
+class Promise:
+    """What the runner was last told of the next sign of life, and whether it still holds. In the attempt.
+
+    Args:
+        clock: in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until = -math.inf
+
+    def renewed(self, next_within_s: float) -> float | None:
+        """What to tell now, if what follows may take so long; None where what was told is enough, and not too much."""
+        left_s = self._until - self._clock()
+        if next_within_s <= left_s <= 2 * next_within_s:
+            return None
+        promised_s = next_within_s * (1 + SPARE)
+        self._until = self._clock() + promised_s
+        return promised_s
 
 
 class Watchdog:

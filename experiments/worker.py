@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import math
 import os
 import signal
 import sys
@@ -37,7 +36,7 @@ from experiments.store import (
 )
 from experiments.trial import TrialState, signature
 from experiments.usage_meter import UsageMeter
-from experiments.watchdog import BETWEEN_STEPS_S, StepTimes
+from experiments.watchdog import Promise, StepTimes
 from wsol.parent_death import STOPPING_SIGNALS
 
 if TYPE_CHECKING:
@@ -51,9 +50,6 @@ DUMP_SIGNAL = signal.Signals["SIGUSR2"] if "SIGUSR2" in signal.Signals.__members
 
 REHEARSED_IMAGES = 8
 """Evaluated before the training of a probe."""
-
-TELL_EVERY_S = 1.0
-"""Signs of life are not sent more often, but for those that change what is expected."""
 
 
 def run_attempt(request: AttemptRequest, connection: Connection, parent_pid: int) -> None:
@@ -247,24 +243,20 @@ class _SignsOfLife:
 
     def __init__(self, number: int, connection: Connection) -> None:
         self._number, self._connection = number, connection
-        self._times = StepTimes(time.monotonic)
-        self._told_at, self._told = -math.inf, 0.0
+        self._times, self._promise = StepTimes(time.monotonic), Promise(time.monotonic)
 
     def step(self) -> None:
         """Before each step."""
-        self._tell(self._times.step())
+        self._tell(self._promise.renewed(self._times.step()))
 
     def pass_ends(self) -> None:
         """After the last step of a pass."""
-        self._tell(self._times.pass_ends())
+        self._tell(self._promise.renewed(self._times.pass_ends()))
 
-    def _tell(self, next_within_s: float) -> None:
-        now = time.monotonic()
-        changes = (next_within_s == BETWEEN_STEPS_S) != (self._told == BETWEEN_STEPS_S)
-        if changes or now - self._told_at >= TELL_EVERY_S:
-            self._told_at, self._told = now, next_within_s
+    def _tell(self, next_within_s: float | None) -> None:
+        if next_within_s is not None:
             with contextlib.suppress(OSError):  # the runner has gone: `_stop_asked` sees it
-                self._connection.send(SignOfLife(self._number, next_within_s + TELL_EVERY_S))
+                self._connection.send(SignOfLife(self._number, next_within_s))
 
 
 def _stop_asked(connection: Connection) -> Callable[[], bool]:

@@ -330,7 +330,7 @@ def test_signs_of_life_come_and_say_when_to_expect_the_next(
     signs = [event for event in to_the_end(executor, 0) if isinstance(event, SignOfLife)]
     assert len(signs) >= 3
     assert {sign.number for sign in signs} == {0}
-    assert all(60.0 <= sign.next_within_s <= 601.0 for sign in signs)
+    assert all(66.0 <= sign.next_within_s <= 660.0 for sign in signs)
 
 
 @pytest.mark.parametrize("probe", [False, True])
@@ -364,10 +364,10 @@ def test_an_attempt_writes_down_its_stacks_whatever_it_is_doing(
     log = TrialPaths(request.folder).log
     executor.dump_stacks(0)
     deadline = time.monotonic() + AT_MOST_S
-    while "most recent call first" not in log.read_text():
-        assert time.monotonic() < deadline
+    while "wsol/training.py" not in log.read_text():  # the outermost frames come last
+        assert time.monotonic() < deadline, log.read_text()
         executor.wait(0.05)
-    assert "wsol/training.py" in log.read_text()
+    assert "most recent call first" in log.read_text()
     executor.kill(0)
     assert the_end(to_the_end(executor, 0)).exit_code == -signal.SIGKILL
     executor.dump_stacks(0)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from experiments.footprint import Usage
-from experiments.json_file import write_json, write_text
+from experiments.json_file import json_text, write_json, write_text
 from experiments.report.csv_file import write_csv
 from experiments.sealed import sealed
 from experiments.store import (
@@ -333,3 +333,25 @@ def test_csv_round_trip(tmp_path: Path) -> None:
     assert header == ["1", "2", "3", "4", "5", "6", "7"]
     assert found == [["" if cell is None else str(cell) for cell in row] for row in rows]
     assert float(found[1][1]) == 0.1 + 0.2  # every digit
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"a": {}},
+        {"a": {"b": {"c": [1, {"d": None}]}}, "e": [], "f": 'line\nbreak \u2028 "quoted" \x00'},
+        {1: True, "t": 1e-07, "n": -0.0},
+        [{"a": 1}],
+        "text",
+        None,
+    ],
+)
+@pytest.mark.parametrize("depth", [0, 1, 2, 9])
+def test_json_with_a_line_an_item_is_the_same_json(value: object, depth: int) -> None:
+    assert json.loads(json_text(value, depth=depth)) == json.loads(json.dumps(value))
+
+
+def test_json_has_lines_as_deep_as_asked() -> None:
+    text = json_text({"a": 1, "b": {"c": {"d": 2, "e": 3}, "f": [4, 5]}}, depth=2)
+    assert text == '{\n "a": 1,\n "b": {\n  "c": {"d": 2, "e": 3},\n  "f": [4, 5]\n }\n}'

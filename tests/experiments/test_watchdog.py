@@ -4,7 +4,16 @@ import random
 
 import pytest
 
-from experiments.watchdog import BETWEEN_STEPS_S, DUMP_S, LEAST_S, START_S, StepTimes, Watchdog
+from experiments.watchdog import (
+    BETWEEN_STEPS_S,
+    DUMP_S,
+    LEAST_S,
+    SPARE,
+    START_S,
+    Promise,
+    StepTimes,
+    Watchdog,
+)
 
 
 class Clock:
@@ -64,6 +73,49 @@ class TestStepTimes:
             clock.now += duration
             told = times.step()
         assert told == pytest.approx(200.0)
+
+
+class TestPromise:
+    def test_it_is_said_again_when_its_spare_time_is_used_up(self, clock: Clock) -> None:
+        promise = Promise(clock)
+        assert promise.renewed(60.0) == pytest.approx(66.0)
+        clock.now += 6.0
+        assert promise.renewed(60.0) is None
+        clock.now += 0.1
+        assert promise.renewed(60.0) == pytest.approx(66.0)
+
+    def test_steps_that_take_longer_are_said_at_once(self, clock: Clock) -> None:
+        promise = Promise(clock)
+        promise.renewed(60.0)
+        assert promise.renewed(66.0) is None
+        assert promise.renewed(67.0) == pytest.approx(67.0 * (1 + SPARE))
+
+    def test_a_promise_for_what_has_no_steps_does_not_hold_for_a_step(self, clock: Clock) -> None:
+        promise = Promise(clock)
+        assert promise.renewed(BETWEEN_STEPS_S) == pytest.approx(660.0)
+        assert promise.renewed(60.0) == pytest.approx(66.0)
+        assert promise.renewed(BETWEEN_STEPS_S) == pytest.approx(660.0)
+        assert promise.renewed(330.1) is None
+        assert promise.renewed(329.9) == pytest.approx(362.89)
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_nobody_is_overdue_who_keeps_to_its_times_and_a_hang_is_seen_soon(self, clock: Clock, seed: int) -> None:
+        """Steps of any course, none longer than it may be; the last one never ends."""
+        rng = random.Random(seed)
+        dog, times, promise = Watchdog(clock), StepTimes(clock), Promise(clock)
+        dog.started(0)
+        said = 0
+        for _ in range(400):
+            limit = times.pass_ends() if rng.random() < 0.02 else times.step()
+            if (within_s := promise.renewed(limit)) is not None:
+                dog.expect(0, within_s)
+                said += 1
+            began = clock.now
+            clock.now += rng.uniform(0.0, limit) * rng.choice([0.01, 0.02, 0.99])
+            assert not dog.overdue(heard_until=clock.now), "it was within its time"
+        assert said < 400
+        clock.now = began + 2 * limit
+        assert dog.overdue(heard_until=clock.now) == [0]
 
 
 class TestWatchdog:
