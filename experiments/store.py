@@ -195,6 +195,10 @@ class SweepStore:
         """Folder of the pictures that `runner.py predict` makes, unless it is told another."""
         return self.folder / "predictions"
 
+    def record(self, trial: StoredTrial, metric: str) -> Path:
+        """What a report keeps of a complete trial, to be made again where it is gone: a metric on resampled images."""
+        return self.folder / "statistics" / f"{trial.paths.folder.name}-{metric}.npz"
+
     def trial_paths(self, number: int, signature: str) -> TrialPaths:
         """Of a trial that may not exist yet."""
         return TrialPaths(self.folder / "trials" / f"{number:04d}-{signature[:8]}")
@@ -239,7 +243,7 @@ class SweepStore:
 
     def temporary(self) -> list[Path]:
         """Files and folders that a killed process left before they had their names; of use to nobody once none runs."""
-        found = [path for at in (".*.tmp", "trials/.*.tmp", "code/.*.tmp") for path in self.folder.glob(at)]
+        found = [path for at in (".*.tmp", "*/.*.tmp") for path in self.folder.glob(at)]
         for name in self.trial_names():
             paths = TrialPaths(self.folder / "trials" / name)
             for folder in (paths.folder, paths.checkpoint, paths.images):

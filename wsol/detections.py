@@ -120,8 +120,11 @@ def save_detections(path: Path, found: SplitDetections) -> None:
         pending.publish(path.name)
 
 
-def load_detections(path: Path) -> SplitDetections:
+def load_detections(path: Path, *, with_heat_maps: bool = True) -> SplitDetections:
     """Reads what `save_detections` wrote, also before there were heat maps and overlaps.
+
+    Args:
+        with_heat_maps: False leaves them out: they are most of a localizer's file, and few metrics need them.
 
     Raises:
         OSError: if there is no such file, or it cannot be read.
@@ -129,7 +132,8 @@ def load_detections(path: Path) -> SplitDetections:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:  # np.load leaves damaged files open
-            arrays = dict(archive)
+            names = [name for name in archive.files if with_heat_maps or not name.startswith("heat_map")]
+            arrays = {name: archive[name] for name in names}
         return _from_arrays(arrays)
     except (ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"got {path}, which does not hold the detections of a split ({error})") from error
@@ -170,7 +174,7 @@ def measure(found: SplitDetections, split: EvaluationSplit, *, metrics: Sequence
             metric that needs what `found` does not hold.
         DataError: for an image that cannot be read.
     """
-    _check_same_split(found, split)
+    check_same_split(found, split)
     measurement = _Measurement(found, split)
     return _flat({name: measurement.per_class(parse_metric(name)) for name in metrics}, found.classes)
 
@@ -193,14 +197,14 @@ class _Measurement:
         if metric.family == "pointing_game":
             return pointing_accuracy(truth, found.points, split.labels)
         if metric.family == "maxboxacc_v2":
-            maps = _present(found.heat_maps, "heat maps", metric)
+            maps = present(found.heat_maps, "heat maps", metric)
             return max_box_accuracy_v2(maps, truth, _sizes(split), split.labels)
         assert metric.iou_threshold is not None, "the metrics below have one"
         count, iou_threshold = len(found.classes), metric.iou_threshold
         if metric.family == "proposal_recall":
-            overlap = _present(found.proposal_overlap, "overlaps of proposals", metric)
+            overlap = present(found.proposal_overlap, "overlaps of proposals", metric)
             return proposal_recall(truth, overlap, num_classes=count, iou_threshold=iou_threshold)
-        boxes = _present(found.top_boxes, "boxes", metric)
+        boxes = present(found.top_boxes, "boxes", metric)
         if metric.family == "corloc":
             return corloc(truth, boxes, num_classes=count, iou_threshold=iou_threshold)
         precision = self._average_precision(iou_threshold)
@@ -217,7 +221,7 @@ class _Measurement:
         return self._precision[iou_threshold]
 
 
-def _present(values: _T | None, what: str, metric: Metric) -> _T:
+def present(values: _T | None, what: str, metric: Metric) -> _T:
     """What a metric needs.
 
     Raises:
@@ -237,7 +241,8 @@ def _sizes(split: EvaluationSplit) -> list[tuple[int, int]]:
     return [read_header(record.path).size(apply_exif=record.apply_exif) for record in split.images]
 
 
-def _check_same_split(found: SplitDetections, split: EvaluationSplit) -> None:
+def check_same_split(found: SplitDetections, split: EvaluationSplit) -> None:
+    """Raises ValueError where detections are of other images or classes than those of a split."""
     ids = tuple(record.id for record in split.images)
     if found.image_ids != ids:
         strange, missed = sorted(set(found.image_ids) - set(ids)), sorted(set(ids) - set(found.image_ids))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class Estimates:
         image_df: degrees of freedom of all these.
         seed_variance: float64 (K,), of one seed's value about the configuration's mean; 0 for one seed.
         seed_df: float64 (K,), degrees of freedom of these; infinite for one seed.
+        prior_df: how many of these they have in common: 0 where each was estimated by itself.
     """
 
     means: Floats
@@ -47,6 +49,7 @@ class Estimates:
     image_df: float
     seed_variance: Floats
     seed_df: Floats
+    prior_df: float
 
     @property
     def seed_part(self) -> Floats:
@@ -54,14 +57,27 @@ class Estimates:
         return self.seed_variance / self.seeds
 
 
-def estimate(values: Sequence[Floats], resampled: Sequence[Floats] | None, *, images: int) -> Estimates:
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """Values on resamples of the images, the same resamples for all.
+
+    Attributes:
+        values: of each configuration float (S, B), S seeds.
+        images: how many the figure rests on.
+        factor: of the variance, see `Resampling.variance_factor`.
+    """
+
+    values: Sequence[NDArray[np.floating[Any]]]
+    images: int
+    factor: float
+
+
+def estimate(values: Sequence[Floats], resampled: Resampled | None) -> Estimates:
     """The parts of the variance of configurations' means.
 
     Args:
         values: of each configuration float64 (S,), one a seed.
-        resampled: of each configuration float64 (S, B), the same values on B resamples of the images, which are the
-            same for all; None where the images are not known.
-        images: how many the figure rests on; does not count where none are resampled.
+        resampled: the same with images resampled; None where the images are not known.
     """
     seeds = np.array([len(one) for one in values], np.int64)
     own = np.array([one.var(ddof=1) if len(one) > 1 else 0.0 for one in values])
@@ -69,9 +85,9 @@ def estimate(values: Sequence[Floats], resampled: Sequence[Floats] | None, *, im
         covariance, least = np.zeros((len(values), len(values))), np.zeros(len(values))
         image_df = float("inf")
     else:
-        covariance, least = _image_covariance(resampled, images=images)
-        image_df = float(max(1, min(images, resampled[0].shape[1]) - 1))
-    seed_variance, seed_df = moderated(own, seeds - 1)
+        covariance, least = _image_covariance(resampled)
+        image_df = float(max(1, min(resampled.images, resampled.values[0].shape[1]) - 1))
+    seed_variance, seed_df, prior_df = moderated(own, seeds - 1)
     return Estimates(
         means=np.array([one.mean() for one in values]),
         seeds=seeds,
@@ -79,20 +95,21 @@ def estimate(values: Sequence[Floats], resampled: Sequence[Floats] | None, *, im
         image_df=image_df,
         seed_variance=np.where(seeds > 1, np.maximum(seed_variance, least), 0.0),
         seed_df=seed_df,
+        prior_df=prior_df,
     )
 
 
-def _image_covariance(resampled: Sequence[Floats], *, images: int) -> tuple[Floats, Floats]:
+def _image_covariance(resampled: Resampled) -> tuple[Floats, Floats]:
     """The covariance (K, K) of means over images, and the part (K,) of one seed's variance that seeds do not share.
 
     Two seeds of a configuration do not fail on the same images. What each has of its own is part of how the seeds
     differ, and must not count twice: so the variance of a mean is that which any two seeds have in common.
     """
-    means = np.stack([one.mean(axis=0) for one in resampled])  # (K, B)
-    seeds = np.array([len(one) for one in resampled])
-    correction = images / max(images - 1, 1)
-    covariance = np.atleast_2d(np.cov(means)) * correction
-    single = np.array([one.var(axis=1, ddof=1).mean() for one in resampled]) * correction  # (K,), of one seed
+    means = np.stack([one.mean(axis=0, dtype=np.float64) for one in resampled.values])  # (K, B)
+    seeds = np.array([len(one) for one in resampled.values])
+    covariance = np.atleast_2d(np.cov(means)) * resampled.factor
+    single = np.array([one.var(axis=1, ddof=1, dtype=np.float64).mean() for one in resampled.values])
+    single *= resampled.factor  # (K,), of one seed
     of_mean = np.diag(covariance).copy()
     several = seeds > 1
     shared = of_mean.copy()
@@ -103,7 +120,7 @@ def _image_covariance(resampled: Sequence[Floats], *, images: int) -> tuple[Floa
     return covariance, np.where(several, np.maximum(0.0, single - shared), 0.0)
 
 
-def moderated(variances: Floats, df: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def moderated(variances: Floats, df: NDArray[np.int64]) -> tuple[Floats, Floats, float]:
     """Variances of few values each, drawn towards each other as far as they look alike.
 
     With three seeds a variance has two degrees of freedom and tells little by itself; a sweep has many of them.
@@ -113,7 +130,8 @@ def moderated(variances: Floats, df: NDArray[np.int64]) -> tuple[Floats, Floats]
         df: int64 (K,), degrees of freedom of each; 0 where there is no variance.
 
     Returns:
-        float64 (K,) variances and their degrees of freedom; those with df 0 keep theirs, with infinite ones.
+        float64 (K,) variances and their degrees of freedom, those with df 0 keep theirs, with infinite ones; and how
+        many degrees of freedom come of the others: 0 where they stay as they are, infinite where all become one.
 
     Source: G. K. Smyth, Linear Models and Empirical Bayes Methods for Assessing Differential Expression in Microarray
         Experiments, Stat. Appl. Genet. Mol. Biol. 3(1), 2004, sections 3 and 6.2; limma (R), fitFDist and squeezeVar.
@@ -121,7 +139,7 @@ def moderated(variances: Floats, df: NDArray[np.int64]) -> tuple[Floats, Floats]
     known = df > 0
     result, result_df = variances.astype(np.float64), np.where(known, df, np.inf)
     if np.count_nonzero(known) < 2 or not np.any(variances[known] > 0):
-        return result, result_df
+        return result, result_df, 0.0
     own, own_df = variances[known], df[known].astype(np.float64)
     prior, prior_df = _prior(own, own_df)
     if np.isinf(prior_df):
@@ -129,7 +147,7 @@ def moderated(variances: Floats, df: NDArray[np.int64]) -> tuple[Floats, Floats]
     else:
         result[known] = (prior_df * prior + own_df * own) / (prior_df + own_df)
     result_df[known] = np.minimum(own_df + prior_df, own_df.sum())
-    return result, result_df
+    return result, result_df, prior_df
 
 
 def _prior(variances: Floats, df: Floats) -> tuple[float, float]:

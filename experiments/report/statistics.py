@@ -12,12 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.answer import sentence_of
+from experiments.report.answer import answer, beside_others, more_seeds
+from experiments.report.class_choice import cross_fitted_gain
+from experiments.report.comparison import (
+    LEVEL,
+    all_pairs,
+    corrected_p_values,
+    difference,
+    holm,
+    seeds_needed,
+)
 from experiments.report.entries import Entry
-from experiments.report.intervals import Floats, Interval, estimate, intervals
-from experiments.report.leaderboard import class_names
+from experiments.report.figures import MEAN, Figures, ReadRecord, figures
+from experiments.report.intervals import Estimates, Floats, Interval, intervals
+from experiments.report.match_records import RecordReader
+from experiments.report.resampling import Resampling
 from experiments.spec import SweepSpec
+from experiments.store import SweepStore
 from experiments.trial import TrialState
+from experiments.view import configuration_text, counted
 
 __all__ = ["ClassChoice", "Comparison", "Configuration", "Interval", "SweepStatistics", "sweep_statistics"]
 
@@ -114,108 +127,203 @@ class SweepStatistics:
     sentence: str
 
 
-def sweep_statistics(spec: SweepSpec, entries: Sequence[Entry]) -> SweepStatistics:
-    """The statistics of the search.
+def sweep_statistics(
+    spec: SweepSpec, entries: Sequence[Entry], *, store: SweepStore, resampling: Resampling | None = None
+) -> SweepStatistics:
+    """The statistics of the search. The same files give the same figures.
 
     Args:
         entries: all trials of the spec; those of the final stage do not count.
+        store: of the sweep; what takes long is kept there.
+        resampling: of the images.
     """
-    metric = spec.objective.metric
-    search = [entry for entry in entries if entry.plan.stage == "search"]
-    complete, left_out = _complete(search, metric=metric)
-    sign = -1.0 if spec.objective.direction == "minimize" else 1.0
-    order = sorted(complete, key=lambda group: -sign * _mean(group, metric))
-    configurations = _configurations(order, metric=metric)
-    warnings = [*left_out, *_few_seeds(configurations)]
-    if configurations:
-        warnings.append("the intervals cover seeds alone: no images were resampled")
-    best = configurations[0] if configurations else None
+    resampling = resampling or Resampling()
+    reader = RecordReader(store, spec.objective.metric.partition("/")[0], resampling)
+    return statistics_of(spec, entries, read=reader.read, resampling=resampling)
+
+
+def statistics_of(
+    spec: SweepSpec, entries: Sequence[Entry], *, read: ReadRecord, resampling: Resampling
+) -> SweepStatistics:
+    """The same with the trials' records from anywhere."""
+    objective = spec.objective
+    groups, warnings = _complete(entries, metric=objective.metric)
+    if not groups:
+        return _nothing(spec, warnings)
+    sign = -1.0 if objective.direction == "minimize" else 1.0
+    order = sorted(groups, key=lambda group: -sign * float(np.mean(_values(group, objective.metric))))
+    metric, _, name = objective.metric.partition("/")
+    found, why_not = figures(order, metric, read=read, resampling=resampling)
+    if why_not:
+        warnings.append(f"the intervals cover seeds alone, not images: {why_not}")
+    _, estimates = found.estimates(name)
+    configurations = _configurations(found, name)
+    comparisons = _comparisons(configurations, estimates, sign=sign)
+    tied = (configurations[0].key, *(one.key for one in comparisons if one.tied))
+    is_known = configurations[0].seeds > 1
+    names = {group[0].plan.configuration: configuration_text(group[0].plan) for group in order}
+    warnings += _about_seeds(configurations, comparisons, estimates, names)
     return SweepStatistics(
-        metric=metric,
-        direction=spec.objective.direction,
-        split=" + ".join(dict.fromkeys(group[0].plan.config.data.eval for group in order)),
+        metric=objective.metric,
+        direction=objective.direction,
+        split=_split(order),
         configurations=configurations,
-        best=best,
-        comparisons=(),
-        tied=(best.key,) if best else (),
-        choice=None,
+        best=configurations[0],
+        comparisons=comparisons,
+        tied=tied,
+        choice=_choice(found, configurations, sign=sign) if name == MEAN else None,
         warnings=tuple(warnings),
-        sentence=sentence_of(metric),
+        sentence=answer(
+            metric=objective.metric,
+            split=_split(order),
+            name=names[configurations[0].key],
+            value=configurations[0].value,
+            interval=configurations[0].objective,
+            seeds=configurations[0].seeds,
+        )
+        + beside_others([names[key] for key in tied[1:]], worse=len(configurations) - len(tied), is_known=is_known),
     )
 
 
-def _complete(search: Sequence[Entry], *, metric: str) -> tuple[list[list[Entry]], list[str]]:
+def _nothing(spec: SweepSpec, warnings: Sequence[str]) -> SweepStatistics:
+    return SweepStatistics(
+        metric=spec.objective.metric,
+        direction=spec.objective.direction,
+        split="",
+        configurations=(),
+        best=None,
+        comparisons=(),
+        tied=(),
+        choice=None,
+        warnings=tuple(warnings),
+        sentence="No configuration is complete yet.",
+    )
+
+
+def _split(order: Sequence[Sequence[Entry]]) -> str:
+    return " + ".join(dict.fromkeys(group[0].plan.config.data.eval for group in order))
+
+
+def _complete(entries: Sequence[Entry], *, metric: str) -> tuple[list[list[Entry]], list[str]]:
     """The entries of each configuration that is complete, and a warning for each reason why others are not."""
     groups: dict[str, list[Entry]] = {}
-    for entry in search:
-        groups.setdefault(entry.plan.configuration, []).append(entry)
+    for entry in entries:
+        if entry.plan.stage == "search":
+            groups.setdefault(entry.plan.configuration, []).append(entry)
     found, reasons = [], Counter[str]()
     for group in groups.values():
         reason = _why_left_out(group, metric=metric)
         reasons[reason] += 1
         if not reason:
             found.append(sorted(group, key=lambda entry: entry.plan.config.seed))
-    return found, [
-        f"{count} configuration{'s are' if count > 1 else ' is'} left out: {reason}"
-        for reason, count in reasons.items()
-        if reason
-    ]
+    del reasons[""]
+    return found, [f"left out: {counted(count, 'configuration')} {reason}" for reason, count in reasons.items()]
 
 
 def _why_left_out(group: Sequence[Entry], *, metric: str) -> str:
     states = {entry.state for entry in group}
     if TrialState.FAIL in states:
-        return "a trial failed"
+        return "with a failed trial"
     if TrialState.PRUNED in states:
-        return "pruned"
+        return "that was pruned"
     if states != {TrialState.COMPLETE}:
-        return "not all seeds are complete"
-    return f"{metric} is undefined" if any(entry.metric(metric) is None for entry in group) else ""
-
-
-def _mean(group: Sequence[Entry], metric: str) -> float:
-    return float(np.mean(_values(group, metric)))
+        return "of which not all seeds are complete"
+    return f"without {metric}" if any(entry.metric(metric) is None for entry in group) else ""
 
 
 def _values(group: Sequence[Entry], name: str) -> Floats:
-    return np.array([entry.metric(name) for entry in group], np.float64)  # None becomes NaN
+    return np.array([entry.metric(name) for entry in group], np.float64)
 
 
-def _configurations(order: Sequence[Sequence[Entry]], *, metric: str) -> tuple[Configuration, ...]:
-    base = metric.partition("/")[0]
-    classes = class_names([entry for group in order for entry in group])
-    names = dict.fromkeys([metric, f"{base}/mean", *(f"{base}/{name}" for name in classes)])
-    found = {name: _intervals(order, name) for name in names}
+def _configurations(found: Figures, name: str) -> tuple[Configuration, ...]:
+    known = {figure: _intervals(found, figure) for figure in dict.fromkeys([name, MEAN, *found.classes])}
     return tuple(
         Configuration(
             key=group[0].plan.configuration,
             swept=group[0].plan.swept,
             trials=tuple(entry.trial.number for entry in group if entry.trial is not None),
             seeds=len(group),
-            objective=found[metric][index],
-            mean=found[f"{base}/mean"][index],
-            per_class={name: found[f"{base}/{name}"][index] for name in classes},
-            values=tuple(_values(group, metric).tolist()),
+            objective=known[name][index],
+            mean=known[MEAN][index],
+            per_class={label: known[label][index] for label in found.classes},
+            values=tuple(_values(group, f"{found.metric}/{name}").tolist()),
         )
-        for index, group in enumerate(order)
+        for index, group in enumerate(found.groups)
     )
 
 
-def _intervals(order: Sequence[Sequence[Entry]], name: str) -> list[Interval | None]:
-    """Of one figure, of each configuration that has it for every seed."""
-    values = [_values(group, name) for group in order]
-    defined = [index for index, one in enumerate(values) if not np.isnan(one).any()]
-    found: list[Interval | None] = [None] * len(order)
-    if defined:
-        for index, interval in zip(
-            defined, intervals(estimate([values[i] for i in defined], None, images=0)), strict=True
-        ):
-            found[index] = interval
-    return found
+def _intervals(found: Figures, name: str) -> list[Interval | None]:
+    """Of one figure, of each configuration."""
+    result: list[Interval | None] = [None] * len(found.groups)
+    defined, estimates = found.estimates(name)
+    for index, interval in zip(defined, intervals(estimates), strict=True):
+        result[index] = interval
+    return result
 
 
-def _few_seeds(configurations: Sequence[Configuration]) -> list[str]:
+def _comparisons(
+    configurations: Sequence[Configuration], estimates: Estimates, *, sign: float
+) -> tuple[Comparison, ...]:
+    p_values = corrected_p_values(estimates, 0, generator=np.random.default_rng(0))
+    compared = []
+    for index, one in enumerate(configurations[1:], start=1):
+        apart = difference(estimates, 0, index)
+        if sign < 0:
+            apart = Interval(-apart.estimate, -apart.high, -apart.low)
+        p_value = float(p_values[index])
+        compared.append(Comparison(key=one.key, difference=apart, p_value=p_value, tied=p_value > LEVEL))
+    return tuple(compared)
+
+
+def _about_seeds(
+    configurations: Sequence[Configuration],
+    comparisons: Sequence[Comparison],
+    estimates: Estimates,
+    names: Mapping[str, str],
+) -> list[str]:
+    """Where there are too few to say."""
     single = sum(one.seeds == 1 for one in configurations)
-    if not single:
+    if single:
+        have = f"{counted(single, 'configuration')} {'has' if single == 1 else 'have'} one seed"
+        return [f"too few seeds to say how much of a difference is chance: {have} (seeds: 3, or more)"]
+    first = next((index for index, one in enumerate(comparisons, start=1) if one.tied), None)
+    if first is None:
         return []
-    return [f"{single} configurations have one seed: too few to say how much of a difference is chance"]
+    seeds = seeds_needed(estimates, 0, first)
+    first_name, second_name = names[configurations[0].key], names[configurations[first].key]
+    return [more_seeds(first=first_name, second=second_name, seeds=seeds, now=configurations[0].seeds)]
+
+
+def _choice(found: Figures, configurations: Sequence[Configuration], *, sign: float) -> ClassChoice | None:
+    if len(found.classes) < 2 or len(configurations) < 2:
+        return None
+    best = {name: _best_of(found, name, configurations, sign=sign) for name in found.classes}
+    by_class = found.by_class()
+    gain = None
+    if by_class is not None and by_class.values.shape[1]:
+        gain = cross_fitted_gain(by_class, sign=sign, generator=np.random.default_rng(1))
+    return ClassChoice(best=best, gain=gain, note=_note(gain, configurations))
+
+
+def _best_of(found: Figures, name: str, configurations: Sequence[Configuration], *, sign: float) -> tuple[str, ...]:
+    """The configurations that may be the best of a class, that with the best mean first; none where it is undefined."""
+    defined, estimates = found.estimates(name)
+    if not defined:
+        return ()
+    order = np.argsort(-sign * estimates.means, kind="stable")
+    best = int(order[0])
+    pairs = all_pairs(estimates)
+    corrected = holm(pairs.p_values)
+    worse: set[int] = set()
+    for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first)):
+        worse |= set(other[(one == best) & (corrected <= LEVEL)].tolist())
+    return tuple(configurations[defined[index]].key for index in order.tolist() if index not in worse)
+
+
+def _note(gain: Interval | None, configurations: Sequence[Configuration]) -> str:
+    if gain is None:
+        return "what choosing per class would gain is not known: images were not resampled"
+    once = "" if all(one.seeds > 1 for one in configurations) else "; with one seed some of it is chance of the seed"
+    if gain.low > 0:
+        return f"choosing per class would gain {gain.estimate:.4f} (95 % {gain.low:.4f} to {gain.high:.4f}){once}"
+    return f"choosing per class gains nothing that shows ({gain.estimate:+.4f}, 95 % {gain.low:.4f} to {gain.high:.4f})"

@@ -31,6 +31,34 @@ class DetectionAP:
     num_positives: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What is ranked of one class, best rank first.
+
+    Attributes:
+        true_positives: bool `(R,)`.
+        false_positives: bool `(R,)`. A rank with neither flag is ignored.
+        images: int64 `(R,)`, index of the image that each is in.
+    """
+
+    true_positives: npt.NDArray[np.bool_]
+    false_positives: npt.NDArray[np.bool_]
+    images: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedRankings:
+    """The rankings of a split.
+
+    Attributes:
+        rankings: by class, of those classes of which there is something to be found.
+        positives: int64 `(I, C)`, how much there is to be found in each image.
+    """
+
+    rankings: dict[int, Ranking]
+    positives: npt.NDArray[np.int64]
+
+
 def detection_average_precision(
     ground_truth: Sequence[GroundTruth],
     detections: Sequence[Detections],
@@ -60,21 +88,41 @@ def detection_average_precision(
     Source: the devkit's VOCevaldet, as in hbilen/WSDDN:pascal/wsddnVOCevaldet.m; M. Everingham et al.,
         The PASCAL Visual Object Classes Challenge, IJCV 2010.
     """
+    judged = judge_detections(ground_truth, detections, num_classes=num_classes, iou_threshold=iou_threshold)
+    num_positives = judged.positives.sum(axis=0)
+    ap_11pt, ap_area = np.full((2, num_classes), np.nan)
+    for label, ranking in judged.rankings.items():
+        best = _best_precisions(ranking.true_positives, ranking.false_positives)
+        ap_11pt[label] = _mean_at_11_recalls(best, int(num_positives[label]))
+        ap_area[label] = _area(best, int(num_positives[label]))
+    return DetectionAP(ap_11pt=ap_11pt, ap_area=ap_area, num_positives=num_positives)
+
+
+def judge_detections(
+    ground_truth: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    *,
+    num_classes: int,
+    iou_threshold: float = 0.5,
+) -> JudgedRankings:
+    """Which detections are true and which are false; see `detection_average_precision`, also for what is raised."""
     if len(ground_truth) != len(detections):
         raise ValueError(f"got detections of {len(detections)} images; expected {len(ground_truth)}, one each")
     check_iou_threshold(iou_threshold)
     instances = flatten(ground_truth, num_classes=num_classes)
     labels, scores = _flat_labels_and_scores(detections, num_classes=num_classes)
+    images = image_of_each(detections)
     matched = _match(ground_truth, detections, num_classes=num_classes, iou_threshold=iou_threshold)
-    num_positives = np.bincount(instances.labels[~instances.difficult], minlength=num_classes)
-    ap_11pt, ap_area = np.full((2, num_classes), np.nan)
-    for label in np.flatnonzero(num_positives):
+    counted = ~instances.difficult
+    positives = np.zeros((len(ground_truth), num_classes), np.int64)
+    np.add.at(positives, (instances.images[counted], instances.labels[counted]), 1)
+    rankings = {}
+    for label in np.flatnonzero(positives.any(axis=0)).tolist():
         of_class = np.flatnonzero(labels == label)
-        ranked = matched[of_class][descending_order(scores[of_class])]
-        best = _best_precisions(*_judge(ranked, instances.difficult))
-        ap_11pt[label] = _mean_at_11_recalls(best, int(num_positives[label]))
-        ap_area[label] = _area(best, int(num_positives[label]))
-    return DetectionAP(ap_11pt=ap_11pt, ap_area=ap_area, num_positives=num_positives)
+        of_class = of_class[descending_order(scores[of_class])]
+        true_positives, false_positives = _judge(matched[of_class], instances.difficult)
+        rankings[label] = Ranking(true_positives, false_positives, images[of_class])
+    return JudgedRankings(rankings=rankings, positives=positives)
 
 
 def average_precision_11pt(

@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from wsol.metrics.average_precision import JudgedRankings, Ranking
+from wsol.metrics.ranking import descending_order
+
 
 def classification_average_precision(
     scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.signedinteger[Any]]
@@ -30,6 +33,26 @@ def classification_average_precision(
     check_image_scores(scores, labels)
     columns = zip(scores.T, labels.T, strict=True)
     return np.array([_average_precision(score[label != 0], label[label != 0] > 0) for score, label in columns])
+
+
+def judge_images(
+    scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.signedinteger[Any]]
+) -> tuple[JudgedRankings, dict[int, npt.NDArray[np.int64]]]:
+    """The images in their order by the score of each class; see `classification_average_precision`.
+
+    Returns:
+        The rankings, and of each class int64 `(R,)`: ranks with the same number have the same score.
+    """
+    check_image_scores(scores, labels)
+    shown = labels == 1
+    rankings, together = {}, {}
+    for label in np.flatnonzero(shown.any(axis=0)).tolist():
+        ranked = np.flatnonzero(labels[:, label] != 0)
+        ranked = ranked[descending_order(scores[ranked, label])]
+        rankings[label] = Ranking(shown[ranked, label], ~shown[ranked, label], ranked)
+        score = scores[ranked, label]
+        together[label] = np.concatenate([[0], np.cumsum(score[1:] != score[:-1])])
+    return JudgedRankings(rankings=rankings, positives=shown.astype(np.int64)), together
 
 
 def check_image_scores(scores: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.signedinteger[Any]]) -> None:

@@ -42,6 +42,21 @@ def corloc(
     Source: T. Deselaers, B. Alexe, V. Ferrari, Weakly Supervised Localization and Learning with
         Generic Knowledge, IJCV 2012; difficult objects as in OICR's dis_eval.py (ppengtang/oicr).
     """
+    located, shown = located_and_shown(ground_truth, top_boxes, num_classes=num_classes, iou_threshold=iou_threshold)
+    images_per_class = shown.sum(axis=0)
+    fraction = np.full(num_classes, np.nan)
+    np.divide(located.sum(axis=0), images_per_class, out=fraction, where=images_per_class > 0)
+    return fraction
+
+
+def located_and_shown(
+    ground_truth: Sequence[GroundTruth],
+    top_boxes: npt.NDArray[np.floating[Any]],
+    *,
+    num_classes: int,
+    iou_threshold: float = 0.5,
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Where the best box of a class is right, and where the class is shown, bool `(I, C)` each; see `corloc`."""
     shape = (len(ground_truth), num_classes, 4)
     if top_boxes.shape != shape:
         raise ValueError(f"got shape {top_boxes.shape} for top_boxes; expected (I, C, 4) = {shape}")
@@ -52,7 +67,4 @@ def corloc(
     shown[instances.images, instances.labels] = True
     located = np.zeros_like(shown)
     located[instances.images[hit], instances.labels[hit]] = True
-    images_per_class = shown.sum(axis=0)
-    fraction = np.full(num_classes, np.nan)
-    np.divide(located.sum(axis=0), images_per_class, out=fraction, where=images_per_class > 0)
-    return fraction
+    return located, shown

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from wsol.boxes import GroundTruth
-from wsol.metrics.average_precision import average_precision_area
+from wsol.metrics.average_precision import JudgedRankings, Ranking, average_precision_area
 from wsol.metrics.classification import check_image_scores
 from wsol.metrics.instances import flatten
 from wsol.metrics.ranking import descending_order
@@ -51,6 +51,23 @@ def point_localization_average_precision(
 
     Source: M. Oquab, L. Bottou, I. Laptev, J. Sivic, Is Object Localization for Free?, CVPR 2015.
     """
+    judged = judge_points(ground_truth, points, scores, labels, tolerance_px=tolerance_px)
+    count = judged.positives.sum(axis=0)
+    ap = np.full(scores.shape[1], np.nan)
+    for label, ranking in judged.rankings.items():
+        ap[label] = average_precision_area(ranking.true_positives, ranking.false_positives, int(count[label]))
+    return ap
+
+
+def judge_points(
+    ground_truth: Sequence[GroundTruth],
+    points: npt.NDArray[np.floating[Any]],
+    scores: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.signedinteger[Any]],
+    *,
+    tolerance_px: float = TOLERANCE_PX,
+) -> JudgedRankings:
+    """Which points are true and which are false; see `point_localization_average_precision`."""
     check_image_scores(scores, labels)
     if len(ground_truth) != len(scores) or points.shape != (*scores.shape, 2):
         got = f"points {points.shape} and ground truth of {len(ground_truth)} images"
@@ -58,14 +75,14 @@ def point_localization_average_precision(
     if not tolerance_px >= 0:
         raise ValueError(f"got {tolerance_px} for tolerance_px; expected a number >= 0")
     hit = _hits(ground_truth, points, tolerance_px=tolerance_px)
-    ap = np.full(scores.shape[1], np.nan)
-    for label in range(scores.shape[1]):
+    shown = labels == 1
+    rankings = {}
+    for label in np.flatnonzero(shown.any(axis=0)).tolist():
         ranked = np.flatnonzero(labels[:, label] != 0)
         ranked = ranked[descending_order(scores[ranked, label])]
-        shown = labels[ranked, label] == 1
-        true_positives = hit[ranked, label] & shown
-        ap[label] = average_precision_area(true_positives, ~true_positives, int(np.count_nonzero(shown)))
-    return ap
+        true_positives = hit[ranked, label] & shown[ranked, label]
+        rankings[label] = Ranking(true_positives, ~true_positives, ranked)
+    return JudgedRankings(rankings=rankings, positives=shown.astype(np.int64))
 
 
 def _hits(

@@ -43,6 +43,21 @@ def pointing_accuracy(
     Source: J. Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016; TorchRay,
         torchray/benchmark/pointing_game.py (there between whole pixels).
     """
+    hit = hit_where_shown(ground_truth, points, labels, tolerance_px=tolerance_px)
+    count = (labels == 1).sum(axis=0)
+    accuracy = np.full(labels.shape[1], np.nan)
+    np.divide(hit.sum(axis=0), count, out=accuracy, where=count > 0)
+    return accuracy
+
+
+def hit_where_shown(
+    ground_truth: Sequence[GroundTruth],
+    points: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.signedinteger[Any]],
+    *,
+    tolerance_px: float = TOLERANCE_PX,
+) -> npt.NDArray[np.bool_]:
+    """bool (I, C): the image shows the class and its point hits; see `pointing_accuracy`."""
     if len(ground_truth) != len(labels) or points.shape != (*labels.shape, 2):
         got = f"points {points.shape} and ground truth of {len(ground_truth)} images"
         raise ValueError(f"got {got}; expected {(*labels.shape, 2)} and {len(labels)}, as labels have")
@@ -55,8 +70,5 @@ def pointing_accuracy(
     near = np.hypot(beside[:, 0], beside[:, 1]) < tolerance_px
     hit = np.zeros(labels.shape, np.bool_)
     hit[instances.images[near], instances.labels[near]] = True
-    shown = labels == 1
-    count = shown.sum(axis=0)
-    accuracy = np.full(labels.shape[1], np.nan)
-    np.divide((hit & shown).sum(axis=0), count, out=accuracy, where=count > 0)
-    return accuracy
+    shown: npt.NDArray[np.bool_] = labels == 1
+    return hit & shown

@@ -35,6 +35,24 @@ def proposal_recall(
     Raises:
         ValueError: for another number of overlaps than of objects, or a threshold out of range.
     """
+    covered, counted = covered_and_counted(ground_truth, overlap, num_classes=num_classes, iou_threshold=iou_threshold)
+    count = counted.sum(axis=0)
+    recall = np.full(num_classes, np.nan)
+    np.divide(covered.sum(axis=0), count, out=recall, where=count > 0)
+    return recall
+
+
+def covered_and_counted(
+    ground_truth: Sequence[GroundTruth],
+    overlap: npt.NDArray[np.floating[Any]],
+    *,
+    num_classes: int,
+    iou_threshold: float = 0.5,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """How many objects are covered, and how many there are, of each image and class: int64 (I, C) each.
+
+    See `proposal_recall`.
+    """
     check_iou_threshold(iou_threshold)
     instances = flatten(ground_truth, num_classes=num_classes)
     if overlap.shape != instances.labels.shape:
@@ -42,8 +60,7 @@ def proposal_recall(
     counted = ~instances.difficult
     # In the precision of the overlaps: as a float32, an IoU of 7 / 10 lies below the double 0.7.
     covered = counted & (overlap >= overlap.dtype.type(iou_threshold))
-    count = np.bincount(instances.labels[counted], minlength=num_classes)
-    found = np.bincount(instances.labels[covered], minlength=num_classes)
-    recall = np.full(num_classes, np.nan)
-    np.divide(found, count, out=recall, where=count > 0)
-    return recall
+    counts = np.zeros((2, len(ground_truth), num_classes), np.int64)
+    for count, which in zip(counts, (covered, counted), strict=True):
+        np.add.at(count, (instances.images[which], instances.labels[which]), 1)
+    return counts[0], counts[1]
