@@ -7,13 +7,29 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.arguments import data_parser, evaluate_parser, gc_parser, predict_parser, sweep_parser
+from experiments.arguments import (
+    data_parser,
+    evaluate_parser,
+    gc_parser,
+    predict_parser,
+    report_parser,
+    status_parser,
+    sweep_parser,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. A fault of the user's input is a message, never a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"data": _data, "evaluate": _evaluate, "gc": _gc, "predict": _predict, "schema": _schema}
+    commands = {
+        "data": _data,
+        "evaluate": _evaluate,
+        "gc": _gc,
+        "predict": _predict,
+        "report": _report,
+        "schema": _schema,
+        "status": _status,
+    }
     name = given.pop(0) if given and given[0] in commands else ""
     try:
         command = commands.get(name, _sweep)(given)
@@ -65,6 +81,20 @@ def _gc(given: list[str]) -> Callable[[], int]:
     from experiments.cleaning import CleaningOptions, clean
 
     return lambda: clean(fields.pop("spec"), CleaningOptions(**fields))
+
+
+def _report(given: list[str]) -> Callable[[], int]:
+    fields = _fields(report_parser(), given)
+    from experiments.report.command import ReportOptions, report
+
+    return lambda: report(fields.pop("spec"), ReportOptions(**fields))
+
+
+def _status(given: list[str]) -> Callable[[], int]:
+    fields = _fields(status_parser(), given)
+    from experiments.status import StatusOptions, status
+
+    return lambda: status(fields.pop("spec"), StatusOptions(**fields))
 
 
 def _schema(given: list[str]) -> Callable[[], int]:

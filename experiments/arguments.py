@@ -7,6 +7,8 @@ from pathlib import Path
 
 USAGE = """\
 python runner.py SPEC.yaml [options]           run a sweep, or what is left of it
+       python runner.py report SPEC.yaml [options]    its tables and its page, while it runs or afterwards
+       python runner.py status SPEC.yaml              how far it has come, while it runs or afterwards
        python runner.py evaluate SPEC.yaml [options]  measure its finished trials again, by other metrics too
        python runner.py predict SPEC.yaml IMAGE...    show what its best trial finds in images
        python runner.py gc SPEC.yaml [options]        remove what it does not need on the disk
@@ -98,6 +100,45 @@ def data_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="runner.py data", allow_abbrev=False)
     parser.add_argument("data_set", choices=["voc2007"], help="what to download (about 900 MB for voc2007)")
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="the data go to DIR/VOCdevkit/VOC2007")
+    return parser
+
+
+def report_parser() -> argparse.ArgumentParser:
+    """Of `runner.py report`. Its options have the names of the fields that take them."""
+    parser = argparse.ArgumentParser(
+        prog="runner.py report",
+        description="Prints the tables of a sweep and writes its page, report.html, into its folder: one file that "
+        "needs no network. While the sweep runs or afterwards.",
+        epilog="exit status: 0 done, 2 a spec or the command line is wrong, or nothing was begun yet",
+        allow_abbrev=False,
+    )
+    _add_spec(parser, "the sweep")
+    parser.add_argument(
+        "--format",
+        dest="formats",
+        action="append",
+        default=[],
+        choices=["html", "csv", "json", "latex"],
+        help="what to write; may be repeated (default: html and csv)",
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        metavar="OTHER.yaml",
+        help="another sweep with the same objective and eval split, whose configurations are compared with this one's",
+    )
+    return parser
+
+
+def status_parser() -> argparse.ArgumentParser:
+    """Of `runner.py status`. Its options have the names of the fields that take them."""
+    parser = argparse.ArgumentParser(
+        prog="runner.py status",
+        description="Says how far a sweep has come: who runs it, what each slot does, what is best, what failed.",
+        epilog="exit status: 0 done, 2 the spec or the command line is wrong",
+        allow_abbrev=False,
+    )
+    _add_spec(parser, "the sweep")
     return parser
 
 

@@ -96,6 +96,12 @@ def sweep_lock(path: Path, *, say: Callable[[str], None] = lambda line: None) ->
                 file.truncate(0)
 
 
+def holder(path: Path) -> Holder | None:
+    """Who holds a sweep's lock now, or may hold it: a process of another machine cannot be seen. None: nobody."""
+    found = _holder(path)
+    return found if found is not None and found.is_alive() is not False else None
+
+
 def _take(descriptor: int, path: Path, before: Holder | None) -> None:
     try:
         import fcntl

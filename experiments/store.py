@@ -167,6 +167,21 @@ class SweepStore:
         return self.folder / "per_class_ap.csv"
 
     @property
+    def report(self) -> Path:
+        """The page of the sweep."""
+        return self.folder / "report.html"
+
+    @property
+    def report_json(self) -> Path:
+        """The page's figures for other programs."""
+        return self.folder / "report.json"
+
+    @property
+    def report_latex(self) -> Path:
+        """The page's table of classes for papers."""
+        return self.folder / "report.tex"
+
+    @property
     def environment(self) -> Path:
         """Versions and machine of the last run."""
         return self.folder / "environment.json"

@@ -53,7 +53,9 @@ class Timeline:
 
     def began(self, trial: int, attempt: int, slot: Slot) -> None:
         """An attempt is launched."""
-        self._append({"trial": trial, "attempt": attempt, "slot": slot.index, "place": slot.label, "began": self._now()})
+        self._append(
+            {"trial": trial, "attempt": attempt, "slot": slot.index, "place": slot.label, "began": self._now()}
+        )
 
     def ended(self, trial: int, attempt: int) -> None:
         """It is over, however."""
@@ -93,7 +95,14 @@ def read_timeline(path: Path) -> list[AttemptSpan]:
     return sorted(spans.values(), key=lambda span: (span.began, span.slot, span.trial))
 
 
-_KINDS = {"trial": int, "attempt": int, "slot": int, "place": str, "began": (int, float), "ended": (int, float)}
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "trial": int,
+    "attempt": int,
+    "slot": int,
+    "place": str,
+    "began": (int, float),
+    "ended": (int, float),
+}
 _BEGINS, _ENDS = {"trial", "attempt", "slot", "place", "began"}, {"trial", "attempt", "ended"}
 
 

@@ -13,7 +13,9 @@ from experiments.report.table import Cell, DataTable, figure_cell, number_cell, 
 BOUND = "proposal_recall50"
 
 
-def class_table(configurations: Sequence[Configuration], classes: Sequence[str], *, metric: str, sign: int) -> DataTable:
+def class_table(
+    configurations: Sequence[Configuration], classes: Sequence[str], *, metric: str, sign: int
+) -> DataTable:
     """A row a configuration, the best first, a column a class; the best of each class is marked.
 
     Args:

@@ -107,7 +107,7 @@ def slot_figure(
     newest: dict[int, int] = {}
     for span in spans:
         newest[span.trial] = max(span.attempt, newest.get(span.trial, 0))
-    kinds: dict[str, list[tuple[AttemptSpan, float]]] = {str(state): [] for state in _STATES} | {_AGAIN: []}
+    kinds: dict[str, list[tuple[AttemptSpan, float]]] = {kind: [] for kind in (*map(str, _STATES), _AGAIN)}
     for span in spans:
         known = span.ended if span.ended is not None else max(span.began, seen_at.get(span.trial, 0.0))
         state = states.get(span.trial, TrialState.RUNNING)

@@ -78,7 +78,7 @@ def _groups(values: Sequence[object]) -> NDArray[np.int64]:
 def _epsilon_squared(
     figures: NDArray[np.float64], groups: NDArray[np.int64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """For each row of `weights` (R, N), 1 for the configurations that count: (R,) in [0, 1]; 0 where it is undefined."""
+    """For each row of `weights` (R, N), 1 for configurations that count: (R,) in [0, 1]; 0 where it is undefined."""
     member = np.eye(int(groups.max()) + 1)[groups]  # (N, G)
     number = weights.sum(axis=1)
     centred = figures - figures.mean()

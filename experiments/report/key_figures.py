@@ -44,7 +44,7 @@ def key_figure(key: str, configurations: Sequence[Configuration], *, metric: str
         "mode": "markers",
         "name": "configurations, 95 %",
         "x": places,
-        "y": [_mean(found) for found in shown],
+        "y": [_value(found) for found in shown],
         "error_y": _error_bars(shown),
         "text": texts,
         "hovertemplate": "%{text}<br>%{y:.4f}<extra></extra>",
@@ -66,7 +66,7 @@ def _key_table(key: str, shown: Sequence[Configuration], *, metric: str) -> Data
             value_cell(found.swept[key]),
             Cell(_text(found)),
             number_cell(found.seeds),
-            *interval_cells(found.mean),
+            *interval_cells(found.objective),
             Cell(", ".join(f"{value:.4f}" for value in found.values)),
         )
         for found in shown
@@ -90,12 +90,12 @@ def _known(value: float) -> float | None:
 
 def parallel_figure(configurations: Sequence[Configuration], keys: Sequence[str], *, metric: str) -> Figure | None:
     """An axis a swept key and one for the objective, a line a configuration. None where nothing has a value."""
-    shown = [found for found in configurations if _mean(found) is not None]
+    shown = [found for found in configurations if _value(found) is not None]
     used = [key for key in keys if len({repr(found.swept.get(key)) for found in shown}) > 1]
     if not shown or not used:
         return None
     names = short_names(used)
-    means = [_mean(found) for found in shown]
+    means = [_value(found) for found in shown]
     dimensions = [_dimension(names[key], [found.swept.get(key) for found in shown]) for key in used]
     dimensions.append({"label": label(metric), "values": means})
     trace = {
@@ -105,7 +105,10 @@ def parallel_figure(configurations: Sequence[Configuration], keys: Sequence[str]
         "labelangle": -12,
     }
     rows = tuple(
-        (*(value_cell(found.swept[key]) if key in found.swept else Cell("") for key in used), figure_cell(_mean(found)))
+        (
+            *(value_cell(found.swept[key]) if key in found.swept else Cell("") for key in used),
+            figure_cell(_value(found)),
+        )
         for found in shown
     )
     table = DataTable(
@@ -183,7 +186,7 @@ def _places(values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
             return list(values), {"type": "log"}
         return list(values), {"type": "linear"}
     names = list(dict.fromkeys(value_text(value) for value in values))
-    own: dict[str, int] = {name: 0 for name in names}
+    own: dict[str, int] = dict.fromkeys(names, 0)
     total = {name: sum(value_text(value) == name for value in values) for name in names}
     places = []
     for value in values:  # side by side, so that their intervals can be told apart
@@ -221,15 +224,15 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
 
-def _mean(found: Configuration) -> float | None:
-    return found.mean.estimate if found.mean is not None else None
+def _value(found: Configuration) -> float | None:
+    return found.objective.estimate if found.objective is not None else None
 
 
 def _error_bars(shown: Sequence[Configuration]) -> dict[str, Any]:
     """None for a configuration without an interval."""
 
     def length(found: Configuration, *, up: bool) -> float:
-        interval = found.mean
+        interval = found.objective
         if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
             return 0.0
         return interval.high - interval.estimate if up else interval.estimate - interval.low

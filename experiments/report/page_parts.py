@@ -45,14 +45,26 @@ FAMILY_TEXTS: Mapping[str, str] = {
 }
 
 
-def sweep_page(spec: SweepSpec, store: SweepStore, entries: Sequence[Entry], statistics: SweepStatistics) -> Page:
-    """All that a page says of a sweep, as far as it has come."""
+def sweep_page(
+    spec: SweepSpec,
+    store: SweepStore,
+    entries: Sequence[Entry],
+    statistics: SweepStatistics,
+    *,
+    more: Sequence[Section] = (),
+) -> Page:
+    """All that a page says of a sweep, as far as it has come.
+
+    Args:
+        more: sections that follow the configurations.
+    """
     order = ranked(entries, metric=spec.objective.metric, direction=spec.objective.direction)
     courses = curves(order, metric=spec.objective.metric)
     best = [entry for entry in order if _is_of(entry, statistics.best)]
     sections = [
         _leaderboard(spec, order),
         _configurations(spec, statistics),
+        *more,
         _classes(spec, order, statistics, best),
         _keys(spec, statistics),
         _course(spec, store, order, courses, best),
@@ -94,7 +106,7 @@ def _answer(spec: SweepSpec, order: Sequence[Entry], statistics: SweepStatistics
     best = statistics.best
     if best is None:
         return parts
-    value = interval_text(best.mean)
+    value = interval_text(best.objective)
     parts.insert(0, Paragraph(f"Best configuration: {swept_text(best.swept)}. {statistics.metric}: {value}."))
     command = reproducing_command(spec, best.swept)
     parts.insert(1, Command(command, "Trains the best configuration again, by itself:"))
@@ -162,14 +174,24 @@ def _configurations(spec: SweepSpec, statistics: SweepStatistics) -> Section:
             (
                 *keys,
                 number_cell(found.seeds),
-                *interval_cells(found.mean),
+                *interval_cells(found.objective),
                 Cell(interval_text(comparison.difference) if comparison else ""),
                 Cell(f"{comparison.p_value:.3g}", sort=comparison.p_value) if comparison else Cell(""),
                 Cell(verdict),
                 Cell(", ".join(map(str, found.trials))),
             )
         )
-    columns = (*names.values(), "seeds", statistics.metric, "95 % from", "to", "best minus this", "p", "verdict", "trials")
+    columns = (
+        *names.values(),
+        "seeds",
+        statistics.metric,
+        "95 % from",
+        "to",
+        "lead of the best",
+        "p",
+        "verdict",
+        "trials",
+    )
     table = DataTable(
         "table-configurations",
         "Every configuration with its replicates put together",
@@ -181,9 +203,7 @@ def _configurations(spec: SweepSpec, statistics: SweepStatistics) -> Section:
     return Section("configurations", "Configurations, and whether they differ", (TablePart(table),) if rows else ())
 
 
-def _classes(
-    spec: SweepSpec, order: Sequence[Entry], statistics: SweepStatistics, best: Sequence[Entry]
-) -> Section:
+def _classes(spec: SweepSpec, order: Sequence[Entry], statistics: SweepStatistics, best: Sequence[Entry]) -> Section:
     search = [entry for entry in order if entry.plan.stage == "search"]
     classes, metric = class_names(search), spec.objective.metric.partition("/")[0]
     if not classes or not statistics.configurations:
@@ -204,11 +224,10 @@ def _classes(
 
 def _keys(spec: SweepSpec, statistics: SweepStatistics) -> Section:
     found, metric = statistics.configurations, spec.objective.metric
-    measured = [one for one in found if one.mean is not None]
-    swept = {key: [one.swept.get(key) for one in measured] for key in spec.swept_keys}
-    shares = importances([one.mean.estimate for one in measured if one.mean is not None], swept)
+    swept = {key: [one.swept.get(key) for one in found] for key in spec.swept_keys}
+    shares = importances([one.value for one in found], swept)
     figures = [
-        importance_figure(shares, metric=metric, configurations=len(measured)),
+        importance_figure(shares, metric=metric, configurations=len(found)),
         *(key_figure(key, found, metric=metric) for key in spec.swept_keys),
         parallel_figure(found, spec.swept_keys, metric=metric),
     ]
@@ -292,7 +311,9 @@ def _numbers(spec: SweepSpec, order: Sequence[Entry]) -> Section:
     for entry in order:
         if entry.state is TrialState.COMPLETE:
             data = entry.plan.config.data
-            stages[entry.plan.stage, data.train, data.eval] = stages.get((entry.plan.stage, data.train, data.eval), 0) + 1
+            stages[entry.plan.stage, data.train, data.eval] = (
+                stages.get((entry.plan.stage, data.train, data.eval), 0) + 1
+            )
     rows = []
     for metric in metric_names(spec):
         parsed = parse_metric(metric)

@@ -10,7 +10,10 @@ import pytest
 from experiments.slots import Slot
 from experiments.timeline import AttemptSpan, Timeline, read_timeline
 
-GPU, CPU = Slot(index=1, visible_devices="GPU-abc", threads=2, gpu_name="3"), Slot(index=0, visible_devices="", threads=1)
+GPU, CPU = (
+    Slot(index=1, visible_devices="GPU-abc", threads=2, gpu_name="3"),
+    Slot(index=0, visible_devices="", threads=1),
+)
 
 
 class Clock:
