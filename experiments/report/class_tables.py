@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from experiments.report.entries import Entry
 from experiments.report.key_figures import swept_text
 from experiments.report.statistics import Configuration, Interval
-from experiments.report.table import Cell, DataTable, figure_cell, number_cell, shades
+from experiments.report.table import Cell, DataTable, figure_cell, number_cell, shades, text_cell
 
 BOUND = "proposal_recall50"
 
@@ -29,7 +29,7 @@ def class_table(
     best = [max((sign * value for value in column if value is not None), default=None) for column in columns]
     rows = []
     for row, found in enumerate(configurations):
-        cells = [Cell(swept_text(found.swept)), number_cell(found.seeds)]
+        cells = [text_cell(swept_text(found.swept), most=90), number_cell(found.seeds)]
         for position, column in enumerate(columns):
             value = column[row]
             interval = found.per_class.get(classes[position]) if position < len(classes) else found.mean
@@ -95,7 +95,7 @@ def choice_table(best: Mapping[str, Sequence[str]], configurations: Sequence[Con
         rows.append(
             (
                 Cell(name),
-                Cell(swept_text(first.swept)),
+                text_cell(swept_text(first.swept), most=90),
                 Cell(interval_text(first.per_class.get(name)) or "–"),
                 number_cell(len(keys) - 1),
             )

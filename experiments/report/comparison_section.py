@@ -10,12 +10,14 @@ from experiments.report.entries import Entry
 from experiments.report.key_figures import interval_cells, swept_text
 from experiments.report.section import Paragraph, Part, Section, TablePart
 from experiments.report.statistics import SweepStatistics, sweep_statistics
-from experiments.report.table import Cell, DataTable, number_cell
+from experiments.report.table import Cell, DataTable, number_cell, text_cell
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore
 
 
-def comparison_section(spec: SweepSpec, entries: Sequence[Entry], other: SweepSpec, others: Sequence[Entry]) -> Section:
+def comparison_section(
+    spec: SweepSpec, entries: Sequence[Entry], other: SweepSpec, others: Sequence[Entry], *, store: SweepStore
+) -> Section:
     """Every configuration of both, with the best of them all; what both have counts once, as the first one's.
 
     Raises:
@@ -57,7 +59,7 @@ def _table(statistics: SweepStatistics, of: dict[str, str]) -> DataTable:
         rows.append(
             (
                 Cell(of[found.key]),
-                Cell(swept_text(found.swept)),
+                text_cell(swept_text(found.swept), most=90),
                 number_cell(found.seeds),
                 *interval_cells(found.objective),
                 Cell(interval_text(comparison.difference) if comparison else ""),

@@ -38,12 +38,17 @@ def curve_figure(curves: Sequence[Curve], *, metric: str, best: Collection[int])
             traces.append(_lines(own, name=str(state), line=line, opacity=0.65))
     if own := [curve for curve in shown if curve.number in best]:
         traces.append(_lines(own, name="the best configuration", line={"color": COLOURS[0], "width": 3}, opacity=1.0))
+    most = max(curve.last_epoch for curve in shown)
     return Figure(
         id="curves",
         title="Learning curves",
         alt=f"{metric} after each evaluated epoch of {len(shown)} trials.",
         data=tuple(traces),
-        layout={"xaxis": axis("epoch"), "yaxis": axis(metric), "legend": {"orientation": "h", "y": 1.12}},
+        layout={
+            "xaxis": axis("epoch", **({"dtick": 1} if most <= MAX_EPOCH_COLUMNS else {"tickformat": "d"})),
+            "yaxis": axis(metric),
+            "legend": {"orientation": "h", "y": 1.12},
+        },
         table=_curve_table(shown, metric=metric),
         note="A trial's result is that of its last epoch, never of its best.",
     )

@@ -11,6 +11,8 @@ from experiments.report.table import DataTable
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Told apart whatever one's colour vision. Source: Okabe and Ito, Color Universal Design (2008)."""
+PAGE_SCALE = "page"
+"""Stands for a scale from faint to strong, which page.js makes of the page's colours."""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "cross", "x", "triangle-up")
 

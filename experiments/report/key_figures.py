@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report.figure import COLOURS, Figure, axis, label
+from experiments.report.figure import COLOURS, PAGE_SCALE, Figure, axis, label
 from experiments.report.importance import Importance
 from experiments.report.statistics import Configuration, Interval
-from experiments.report.table import Cell, DataTable, figure_cell, number_cell, value_cell
+from experiments.report.table import Cell, DataTable, figure_cell, number_cell, text_cell, value_cell
 from experiments.view import short_names, value_text
 
 LOG_FROM = 20.0
 """Numbers of which the largest is so many times the smallest are drawn on a logarithmic axis."""
+MAX_TICKS = 10
+"""So many values of a key are named on its axis; of more, round numbers."""
 _SPREAD = 0.25
 """Points of one value of a choice lie so far to the left and right of it."""
 
@@ -64,7 +66,7 @@ def _key_table(key: str, shown: Sequence[Configuration], *, metric: str) -> Data
     rows = tuple(
         (
             value_cell(found.swept[key]),
-            Cell(_text(found)),
+            text_cell(_text(found), most=90),
             number_cell(found.seeds),
             *interval_cells(found.objective),
             Cell(", ".join(f"{value:.4f}" for value in found.values)),
@@ -101,7 +103,7 @@ def parallel_figure(configurations: Sequence[Configuration], keys: Sequence[str]
     trace = {
         "type": "parcoords",
         "dimensions": dimensions,
-        "line": {"color": means, "colorscale": "Cividis", "showscale": False},
+        "line": {"color": means, "colorscale": PAGE_SCALE, "showscale": False},
         "labelangle": -12,
     }
     rows = tuple(
@@ -182,9 +184,12 @@ def importance_figure(found: Sequence[Importance], *, metric: str, configuration
 def _places(values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
     """Where values lie on an axis, and what the axis is like: numbers as they are, other values side by side."""
     if _are_numbers(values):
-        if min(values) > 0 and max(values) / min(values) >= LOG_FROM:
-            return list(values), {"type": "log"}
-        return list(values), {"type": "linear"}
+        distinct = sorted(set(values))
+        few = {"tickvals": distinct, "ticktext": [value_text(value) for value in distinct]}
+        return list(values), {
+            "type": "log" if distinct[0] > 0 and distinct[-1] / distinct[0] >= LOG_FROM else "linear",
+            **(few if len(distinct) <= MAX_TICKS else {}),
+        }
     names = list(dict.fromkeys(value_text(value) for value in values))
     own: dict[str, int] = dict.fromkeys(names, 0)
     total = {name: sum(value_text(value) == name for value in values) for name in names}

@@ -19,11 +19,22 @@ from experiments.report.failed import failed_trials
 from experiments.report.figure import Figure
 from experiments.report.history import Curve, curves
 from experiments.report.importance import importances
-from experiments.report.key_figures import importance_figure, interval_cells, key_figure, parallel_figure, swept_text
+from experiments.report.key_figures import importance_figure, interval_cells, key_figure, parallel_figure
 from experiments.report.leaderboard import class_names, csv_value, metric_names, ranked
-from experiments.report.section import Command, FigurePart, LogText, Page, Paragraph, Part, Picture, Section, TablePart
+from experiments.report.section import (
+    Command,
+    FigurePart,
+    LogText,
+    Page,
+    Paragraph,
+    Part,
+    Picture,
+    Pictures,
+    Section,
+    TablePart,
+)
 from experiments.report.statistics import Configuration, SweepStatistics
-from experiments.report.table import Cell, DataTable, duration_cell, figure_cell, number_cell, value_cell
+from experiments.report.table import Cell, DataTable, duration_cell, figure_cell, number_cell, text_cell, value_cell
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore
 from experiments.timeline import read_timeline
@@ -106,11 +117,8 @@ def _answer(spec: SweepSpec, order: Sequence[Entry], statistics: SweepStatistics
     best = statistics.best
     if best is None:
         return parts
-    value = interval_text(best.objective)
-    parts.insert(0, Paragraph(f"Best configuration: {swept_text(best.swept)}. {statistics.metric}: {value}."))
     command = reproducing_command(spec, best.swept)
-    parts.insert(1, Command(command, "Trains the best configuration again, by itself:"))
-    return parts
+    return [Command(command, "The best configuration, trained again by itself:"), *parts]
 
 
 def reproducing_command(spec: SweepSpec, swept: Mapping[str, Any]) -> str:
@@ -156,7 +164,7 @@ def _leaderboard_row(entry: Entry, keys: Sequence[str], metrics: Sequence[str]) 
         duration_cell(result.duration_s) if result else Cell(""),
         Cell(plan.stage),
         Cell(plan.config.data.eval),
-        Cell(result.stop_reason if result else ""),
+        text_cell(result.stop_reason if result else ""),
     )
 
 
@@ -214,9 +222,8 @@ def _classes(spec: SweepSpec, order: Sequence[Entry], statistics: SweepStatistic
     ]
     if (choice := statistics.choice) is not None:
         parts.append(TablePart(choice_table(choice.best, statistics.configurations)))
-        gain = f"Choosing per class would change the mean by {interval_text(choice.gain)}. " if choice.gain else ""
-        if text := f"{gain}{choice.note}".strip():
-            parts.append(Paragraph(text))
+        if choice.note:
+            parts.append(Paragraph(f"{choice.note[:1].upper()}{choice.note[1:]}."))
     if (recall := recall_table(best, classes, metric=metric)) is not None:
         parts.append(TablePart(recall))
     return Section("classes", "Per class", tuple(parts))
@@ -260,8 +267,8 @@ def _failures(order: Sequence[Entry]) -> Section:
     rows = tuple(
         (
             number_cell(trial.number),
-            Cell(trial.kind),
-            Cell(trial.text),
+            text_cell(trial.kind),
+            text_cell(trial.text),
             number_cell(trial.attempts),
             number_cell(trial.epochs),
         )
@@ -287,7 +294,7 @@ def _pictures(best: Sequence[Entry]) -> Section:
             if left_out:
                 text += f" {left_out} more in {entry.trial.paths.images}."
             pictures = [Picture(_data_url(file), f"trial {entry.trial.number}: {file.stem}") for file in shown]
-            return Section("pictures", "What the best trial sees", (Paragraph(text), *pictures))
+            return Section("pictures", "What the best trial sees", (Paragraph(text), Pictures(tuple(pictures))))
     return Section("pictures", "What the best trial sees", ())
 
 
@@ -339,7 +346,7 @@ def _environment(store: SweepStore) -> Section:
     if not isinstance(values, dict):
         return Section("environment", "Environment", ())
     flat = _flattened(values)
-    rows = tuple((Cell(name), Cell(text)) for name, text in flat.items())
+    rows = tuple((Cell(name), text_cell(text, most=100)) for name, text in flat.items())
     table = DataTable("table-environment", "Of the last run of the command", ("what", "value"), rows)
     return Section("environment", "Environment", (TablePart(table),))
 

@@ -57,9 +57,16 @@ class Picture:
         alt: what it shows.
     """
 
-    kind: ClassVar[str] = "picture"
     data: str
     alt: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Image files side by side."""
+
+    kind: ClassVar[str] = "pictures"
+    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class LogText:
     text: str
 
 
-Part = Paragraph | Command | TablePart | FigurePart | Picture | LogText
+Part = Paragraph | Command | TablePart | FigurePart | Pictures | LogText
 
 
 @dataclass(frozen=True)

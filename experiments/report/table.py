@@ -46,6 +46,15 @@ class DataTable:
     note: str = ""
 
 
+MAX_TITLE = 1000
+
+
+def text_cell(text: str, *, most: int = 60) -> Cell:
+    """Text of any length on one line; what does not fit is shown when the pointer rests on it."""
+    line = " ".join(text.split())
+    return Cell(line) if len(line) <= most else Cell(line[: most - 1] + "…", title=line[:MAX_TITLE])
+
+
 def figure_cell(value: float | None, *, digits: int = 4) -> Cell:
     """A metric; a dash where it is undefined."""
     return Cell("–") if value is None else Cell(f"{value:.{digits}f}", sort=value)
@@ -54,7 +63,9 @@ def figure_cell(value: float | None, *, digits: int = 4) -> Cell:
 def value_cell(value: object) -> Cell:
     """A value of a config key."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return Cell(value_text(value), sort=float(value) if is_number else None)  # type: ignore[arg-type]
+    if is_number:
+        return Cell(value_text(value), sort=float(value))  # type: ignore[arg-type]
+    return text_cell(value_text(value))
 
 
 def number_cell(value: int) -> Cell:

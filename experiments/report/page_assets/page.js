@@ -52,9 +52,21 @@
 
   const figures = JSON.parse(document.getElementById("figures").textContent);
 
+  const ofPage = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  // the colours of figures are chosen for white paper; on dark paper three of them are too dark
+  const onDark = { "#0072B2": "#4FA9E6", "#009E73": "#2BC59A", "#D55E00": "#FF8A45" };
+  const coloured = (value) => {
+    if (Array.isArray(value)) return value.map(coloured);
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, coloured(item)]));
+    }
+    if (value === "page") return [[0, ofPage("--faint")], [1, ofPage("--strong")]];
+    return (window.matchMedia("(prefers-color-scheme: dark)").matches && onDark[value]) || value;
+  };
+
   const themed = (layout) => {
-    const style = getComputedStyle(document.documentElement);
-    const [ink, line] = ["--ink", "--line"].map((name) => style.getPropertyValue(name).trim());
+    const [ink, line, soft] = ["--ink", "--line", "--soft"].map(ofPage);
     const axes = Object.fromEntries(
       ["xaxis", "yaxis"].map((name) => [name, { gridcolor: line, linecolor: line, zerolinecolor: line, ...layout[name] }]),
     );
@@ -65,6 +77,7 @@
       autosize: true,
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: ink },
       font: { color: ink, family: "system-ui, sans-serif", size: 13 },
     };
   };
@@ -76,7 +89,7 @@
     const box = document.getElementById(id);
     drawn.add(id);
     try {
-      Plotly.react(box, structuredClone(data), themed(layout), options);
+      Plotly.react(box, coloured(data), themed(layout), options);
     } catch (error) {
       box.textContent = "This browser cannot draw the figure; the table below says the same.";
     }
