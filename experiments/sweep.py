@@ -113,8 +113,25 @@ def run(file: Path, options: Options) -> int:
         return 0
     status, found = _run(spec, store, machine, console, options, version, storage)
     print_report(console, spec, found)
+    if _write_page(spec, store, found):
+        console.print(Text(f"report in {store.report}"))
     console.print(Text(f"results in {store.folder} ({weight_text(weigh(store.folder))})"))
     return status
+
+
+def _write_page(spec: SweepSpec, store: SweepStore, found: Sequence[Entry]) -> bool:
+    """Writes report.html, once something has finished. What goes wrong with it is no fault of the sweep."""
+    from experiments.report.command import write_report
+    from experiments.report.statistics import sweep_statistics
+
+    if not any(entry.result is not None for entry in found):
+        return False
+    try:
+        write_report(spec, store, found, sweep_statistics(spec, found, store=store), formats=["html"])
+    except OSError as error:
+        log.warning("%s: is not up to date (%s); `runner.py report` writes it again", store.report, error)
+        return False
+    return True
 
 
 def _run(

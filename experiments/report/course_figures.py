@@ -14,17 +14,20 @@ from experiments.trial import TrialState
 MAX_EPOCH_COLUMNS = 12
 LEAST_SPAN_S = 0.5
 """An attempt that was shorter is drawn as long as this, so that it can be seen."""
+MAX_SPANS = 5000
+"""So many attempts, the newest, are drawn."""
 _STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
 _OF_STATE = {state: index for index, state in enumerate(_STATES)}
 _PATTERNS = ("", "/", "x", ".")
 _AGAIN = "began again"
 
 
-def curve_figure(curves: Sequence[Curve], *, metric: str, best: Collection[int]) -> Figure | None:
+def curve_figure(curves: Sequence[Curve], *, metric: str, best: Collection[int], of: int) -> Figure | None:
     """The metric over epochs, a line a trial. None where no trial was evaluated.
 
     Args:
         best: numbers of the trials of the best configuration, drawn above all others.
+        of: how many trials there are; where it is more than the curves, the note says so.
     """
     shown = [curve for curve in curves if any(value is not None for value in curve.values)]
     if not shown:
@@ -50,7 +53,8 @@ def curve_figure(curves: Sequence[Curve], *, metric: str, best: Collection[int])
             "legend": {"orientation": "h", "y": 1.12},
         },
         table=_curve_table(shown, metric=metric),
-        note="A trial's result is that of its last epoch, never of its best.",
+        note="A trial's result is that of its last epoch, never of its best."
+        + (f" The best {len(curves):,} of {of:,} trials." if of > len(curves) else ""),
     )
 
 
@@ -108,6 +112,7 @@ def slot_figure(
     """
     if not spans:
         return None
+    total, spans = len(spans), spans[-MAX_SPANS:]
     first = min(span.began for span in spans)
     newest: dict[int, int] = {}
     for span in spans:
@@ -139,7 +144,8 @@ def slot_figure(
             "legend": {"orientation": "h", "y": 1.15},
         },
         table=_slot_table(kinds, first=first),
-        note="An attempt whose end nobody saw, as the runner was killed, is drawn up to its last epoch.",
+        note="An attempt whose end nobody saw, as the runner was killed, is drawn up to its last epoch."
+        + (f" The newest {MAX_SPANS:,} of {total:,} attempts." if total > MAX_SPANS else ""),
     )
 
 

@@ -38,7 +38,7 @@ def key_figure(key: str, configurations: Sequence[Configuration], *, metric: str
         "name": "replicates",
         "x": [place for place, _ in points],
         "y": [value for _, value in points],
-        "marker": {"size": 6, "color": COLOURS[4], "opacity": 0.7, "symbol": "circle-open"},
+        "marker": {"size": 6, "color": COLOURS[4], "opacity": 0.9, "symbol": "circle-open"},
         "hoverinfo": "y",
     }
     means = {

@@ -42,6 +42,10 @@ from experiments.trial import TrialState
 from experiments.view import counted, short_names, value_text
 from wsol.metrics.names import parse_metric
 
+MAX_ROWS = 1000
+"""So many trials, and configurations, the best first, have a row; a browser is slow with more."""
+MAX_CURVES = 500
+"""So many trials, the best first, have a learning curve."""
 MAX_PICTURE_BYTES = 5_000_000
 """Pictures beyond so many bytes in all stay in the trial's folder."""
 FAMILY_TEXTS: Mapping[str, str] = {
@@ -70,7 +74,7 @@ def sweep_page(
         more: sections that follow the configurations.
     """
     order = ranked(entries, metric=spec.objective.metric, direction=spec.objective.direction)
-    courses = curves(order, metric=spec.objective.metric)
+    courses = curves(order[:MAX_CURVES], metric=spec.objective.metric)
     best = [entry for entry in order if _is_of(entry, statistics.best)]
     sections = [
         _leaderboard(spec, order),
@@ -144,11 +148,16 @@ def _leaderboard(spec: SweepSpec, order: Sequence[Entry]) -> Section:
     metrics, names = metric_names(spec), short_names(spec.swept_keys)
     shown = [entry for entry in order if entry.trial is not None]
     columns = ("trial", "state", *names.values(), "seed", *metrics, "attempts", "time", "stage", "split", "stop reason")
-    rows = tuple(_leaderboard_row(entry, list(names), metrics) for entry in shown)
+    rows = tuple(_leaderboard_row(entry, list(names), metrics) for entry in shown[:MAX_ROWS])
     first = 2 + len(names)
     numeric = frozenset({0, *range(2, first + 3 + len(metrics))})
-    table = DataTable("table-leaderboard", "Every trial, the best first", columns, rows, numeric=numeric)
+    note = _left_out(len(shown), MAX_ROWS, "trials", "leaderboard.csv")
+    table = DataTable("table-leaderboard", "Every trial, the best first", columns, rows, numeric=numeric, note=note)
     return Section("leaderboard", "Leaderboard", (TablePart(table, filterable=True),) if rows else ())
+
+
+def _left_out(count: int, most: int, what: str, where: str) -> str:
+    return f"The best {most:,} of {count:,} {what}; all are in {where}." if count > most else ""
 
 
 def _leaderboard_row(entry: Entry, keys: Sequence[str], metrics: Sequence[str]) -> tuple[Cell, ...]:
@@ -172,7 +181,7 @@ def _configurations(spec: SweepSpec, statistics: SweepStatistics) -> Section:
     compared = {comparison.key: comparison for comparison in statistics.comparisons}
     names = short_names(spec.swept_keys)
     rows = []
-    for found in statistics.configurations:
+    for found in statistics.configurations[:MAX_ROWS]:
         comparison = compared.get(found.key)
         keys = [value_cell(found.swept[key]) if key in found.swept else Cell("") for key in names]
         verdict = "best" if found is statistics.best else ""
@@ -206,7 +215,8 @@ def _configurations(spec: SweepSpec, statistics: SweepStatistics) -> Section:
         columns,
         tuple(rows),
         numeric=frozenset(range(len(names) + 6)),
-        note="p is corrected for all comparisons. docs/statistics.md says how intervals and p are computed.",
+        note="p is corrected for all comparisons. docs/statistics.md says how intervals and p are computed. "
+        + _left_out(len(statistics.configurations), MAX_ROWS, "configurations", "report.json (--format json)"),
     )
     return Section("configurations", "Configurations, and whether they differ", (TablePart(table),) if rows else ())
 
@@ -218,7 +228,7 @@ def _classes(spec: SweepSpec, order: Sequence[Entry], statistics: SweepStatistic
         return Section("classes", "Per class", ())
     sign = 1 if spec.objective.direction == "maximize" else -1
     parts: list[Part] = [
-        TablePart(class_table(statistics.configurations, classes, metric=metric, sign=sign), filterable=True)
+        TablePart(class_table(statistics.configurations[:MAX_ROWS], classes, metric=metric, sign=sign), filterable=True)
     ]
     if (choice := statistics.choice) is not None:
         parts.append(TablePart(choice_table(choice.best, statistics.configurations)))
@@ -230,7 +240,7 @@ def _classes(spec: SweepSpec, order: Sequence[Entry], statistics: SweepStatistic
 
 
 def _keys(spec: SweepSpec, statistics: SweepStatistics) -> Section:
-    found, metric = statistics.configurations, spec.objective.metric
+    found, metric = statistics.configurations[:MAX_ROWS], spec.objective.metric
     swept = {key: [one.swept.get(key) for one in found] for key in spec.swept_keys}
     shares = importances([one.value for one in found], swept)
     figures = [
@@ -252,7 +262,7 @@ def _course(
     states = {entry.trial.number: entry.state for entry in order if entry.trial is not None}
     seen_at = {course.number: course.seen_at for course in courses}
     figures = [
-        curve_figure(courses, metric=spec.objective.metric, best=numbers),
+        curve_figure(courses, metric=spec.objective.metric, best=numbers, of=len(states)),
         slot_figure(read_timeline(store.timeline), states=states, seen_at=seen_at),
     ]
     return Section("course", "How the sweep went", _as_parts(figures))
