@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from experiments.databases import Database
     from experiments.executors.attended import AttendedExecutor
     from experiments.executors.base import Executor
+    from experiments.report.statistics import SweepStatistics
     from experiments.scheduler import Scheduler
     from experiments.study import Study
 
@@ -112,9 +113,19 @@ def run(file: Path, options: Options) -> int:
         print_dry_run(console, spec, store, slots, library=_library(store, version, options))
         return 0
     status, found = _run(spec, store, machine, console, options, version, storage)
-    print_report(console, spec, found)
+    statistics = _statistics(spec, store, found) if status != 130 else None  # who stops it wants it to end
+    print_report(console, spec, found, statistics=statistics)
     console.print(Text(f"results in {store.folder} ({weight_text(weigh(store.folder))})"))
     return status
+
+
+def _statistics(spec: SweepSpec, store: SweepStore, found: Sequence[Entry]) -> SweepStatistics | None:
+    """None where there is no second trial that the first could be compared with."""
+    if sum(entry.state is TrialState.COMPLETE for entry in found) < 2:
+        return None
+    from experiments.report.statistics import sweep_statistics  # numpy and scipy, which a dry run must not wait for
+
+    return sweep_statistics(spec, found, store=store)
 
 
 def _run(

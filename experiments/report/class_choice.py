@@ -122,7 +122,7 @@ def _interval(figures: ClassFigures, estimate: float, choices: Floats) -> Interv
 
 
 def _variances(figures: ClassFigures, choices: Floats) -> tuple[Floats, Floats]:
-    """Of choices (N, K, C) made beforehand, on all images and seeds: the images' part and the seeds' part, (N,) each."""
+    """Of choices (N, K, C) made beforehand, on all images and seeds: the images' part and the seeds', (N,) each."""
     trials, count = figures.configuration, len(choices)
     weights = choices[:, trials] / figures.seeds[trials][:, None]  # (N, T, C)
     resampled = weights.reshape(count, -1).astype(np.float32) @ figures.resampled.reshape(weights[0].size, -1)

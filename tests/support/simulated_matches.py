@@ -53,9 +53,7 @@ class Simulation:
                 resampled.append(weighted_values(matches, weights))
         return SimulatedSweep(self, np.stack(values), np.stack(resampled), np.count_nonzero(shown, axis=0))
 
-    def _trial(
-        self, rng: np.random.Generator, shown: NDArray[np.bool_], effect: NDArray[np.float64]
-    ) -> RankedMatches:
+    def _trial(self, rng: np.random.Generator, shown: NDArray[np.bool_], effect: NDArray[np.float64]) -> RankedMatches:
         quality = effect + rng.normal(0, self.own_spread, shown.shape)
         hits = shown & (quality > 0)
         scores = np.concatenate([quality + 0.5 * shown, rng.normal(0, 1, shown.shape)])  # (2 I, C)
