@@ -68,11 +68,12 @@ def _choices(figures: ClassFigures, *, sign: float, generator: np.random.Generat
     that where the best on average does.
     """
     found = []
-    for division in range(figures.halves.shape[2] // 2):
+    halves = np.ascontiguousarray(np.moveaxis(figures.halves, 2, 0), np.float64)  # (2 H, T, C)
+    for division in range(len(halves) // 2):
         groups = _halves_of_seeds(figures, generator)
         for choose, measure in ((0, 1), (1, 0)):
-            chosen_on = groups[choose] @ figures.halves[:, :, 2 * division + choose].astype(np.float64)  # (K, C)
-            measured_on = groups[measure] @ figures.halves[:, :, 2 * division + measure].astype(np.float64)
+            chosen_on = groups[choose] @ halves[2 * division + choose]  # (K, C)
+            measured_on = groups[measure] @ halves[2 * division + measure]
             defined = np.flatnonzero(~np.isnan(chosen_on + measured_on).any(axis=0))
             if defined.size:
                 by_class = np.argmax(sign * chosen_on[:, defined], axis=0)

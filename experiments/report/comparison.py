@@ -18,9 +18,9 @@ from experiments.report.intervals import CONFIDENCE, Estimates, Floats, Interval
 LEVEL = 1 - CONFIDENCE
 MAX_PAIRS = 50_000
 """With more pairs, Holm's bound takes the place of the simulation."""
-_ELEMENTS = 40_000_000
+_ELEMENTS = 12_000_000
 _DRAWS = (1_000, 10_000)
-_CHUNK = 4_000_000
+_CHUNK = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)

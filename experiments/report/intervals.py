@@ -109,11 +109,14 @@ def _image_covariance(resampled: Resampled) -> tuple[Floats, Floats]:
     Two seeds of a configuration do not fail on the same images. What each has of its own is part of how the seeds
     differ, and must not count twice: so the variance of a mean is that which any two seeds have in common.
     """
-    means = np.stack([one.mean(axis=0, dtype=np.float64) for one in resampled.values])  # (K, B)
     seeds = np.array([len(one) for one in resampled.values])
-    covariance = np.atleast_2d(np.cov(means)) * resampled.factor
-    single = np.array([one.var(axis=1, ddof=1, dtype=np.float64).mean() for one in resampled.values])
-    single *= resampled.factor  # (K,), of one seed
+    first = np.cumsum(seeds) - seeds
+    apart = np.concatenate(resampled.values).astype(np.float64)  # (T, B)
+    apart -= apart.mean(axis=1, keepdims=True)
+    factor = resampled.factor / (apart.shape[1] - 1)
+    means = np.add.reduceat(apart, first) / seeds[:, None]  # (K, B)
+    covariance = means @ means.T * factor
+    single = np.add.reduceat(np.einsum("tb,tb->t", apart, apart), first) / seeds * factor  # (K,), of one seed
     of_mean = np.diag(covariance).copy()
     several = seeds > 1
     shared = of_mean.copy()
