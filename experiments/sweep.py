@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from experiments.databases import Database
     from experiments.executors.attended import AttendedExecutor
     from experiments.executors.base import Executor
+    from experiments.report.statistics import SweepStatistics
     from experiments.scheduler import Scheduler
     from experiments.study import Study
 
@@ -112,22 +113,29 @@ def run(file: Path, options: Options) -> int:
         print_dry_run(console, spec, store, slots, library=_library(store, version, options))
         return 0
     status, found = _run(spec, store, machine, console, options, version, storage)
-    print_report(console, spec, found)
-    if _write_page(spec, store, found):
+    statistics = _statistics(spec, store, found) if status != 130 else None  # who stops it wants it to end
+    print_report(console, spec, found, statistics=statistics)
+    if statistics is not None and _write_page(spec, store, found, statistics):
         console.print(Text(f"report in {store.report}"))
     console.print(Text(f"results in {store.folder} ({weight_text(weigh(store.folder))})"))
     return status
 
 
-def _write_page(spec: SweepSpec, store: SweepStore, found: Sequence[Entry]) -> bool:
-    """Writes report.html, once something has finished. What goes wrong with it is no fault of the sweep."""
-    from experiments.report.command import write_report
-    from experiments.report.statistics import sweep_statistics
-
+def _statistics(spec: SweepSpec, store: SweepStore, found: Sequence[Entry]) -> SweepStatistics | None:
+    """None where nothing has finished."""
     if not any(entry.result is not None for entry in found):
-        return False
+        return None
+    from experiments.report.statistics import sweep_statistics  # numpy and scipy, which a dry run must not wait for
+
+    return sweep_statistics(spec, found, store=store)
+
+
+def _write_page(spec: SweepSpec, store: SweepStore, found: Sequence[Entry], statistics: SweepStatistics) -> bool:
+    """Writes report.html. What goes wrong with the disk then is no fault of the sweep."""
+    from experiments.report.command import write_report
+
     try:
-        write_report(spec, store, found, sweep_statistics(spec, found, store=store), formats=["html"])
+        write_report(spec, store, found, statistics, formats=["html"])
     except OSError as error:
         log.warning("%s: is not up to date (%s); `runner.py report` writes it again", store.report, error)
         return False

@@ -47,8 +47,6 @@ class ClassFigures:
 def cross_fitted_gain(figures: ClassFigures, *, sign: float, generator: np.random.Generator) -> Interval | None:
     """The gain in the mean over classes, with an interval of 95 %.
 
-    The interval takes the shares in which configurations were chosen as given.
-
     Args:
         sign: 1 where more is better, -1 where less is.
         generator: divides the seeds.
@@ -56,38 +54,35 @@ def cross_fitted_gain(figures: ClassFigures, *, sign: float, generator: np.rando
     Returns:
         None where no division leaves a class in both halves, or nothing is known of how the gain would vary.
     """
-    shares = _shares_of_choice(figures, sign=sign, generator=generator)
-    if shares is None:
+    choices = _choices(figures, sign=sign, generator=generator)
+    if not choices:
         return None
-    estimate, contrast = shares
-    return _interval(figures, sign * estimate, contrast)
+    estimate = sign * float(np.mean([gain for gain, _ in choices]))
+    return _interval(figures, estimate, np.stack([contrast for _, contrast in choices]))
 
 
-def _shares_of_choice(
-    figures: ClassFigures, *, sign: float, generator: np.random.Generator
-) -> tuple[float, Floats] | None:
-    """The mean gain, and float64 (K, C): in what share of choices each configuration stood for a class, less the best.
+def _choices(figures: ClassFigures, *, sign: float, generator: np.random.Generator) -> list[tuple[float, Floats]]:
+    """Of each half the gain on the other half by what is chosen on it, and the choice.
 
-    Their product with the configurations' figures is what the gain is an estimate of.
+    A choice is float64 (K, C): what the gain is made of. It is 1 / C where a configuration stands for a class, less
+    that where the best on average does.
     """
-    gains: list[float] = []
-    contrast = np.zeros((figures.count, figures.values.shape[1]))
-    for division in range(figures.halves.shape[2] // 2):
+    found = []
+    halves = np.ascontiguousarray(np.moveaxis(figures.halves, 2, 0), np.float64)  # (2 H, T, C)
+    for division in range(len(halves) // 2):
         groups = _halves_of_seeds(figures, generator)
         for choose, measure in ((0, 1), (1, 0)):
-            chosen_on = groups[choose] @ figures.halves[:, :, 2 * division + choose].astype(np.float64)  # (K, C)
-            measured_on = groups[measure] @ figures.halves[:, :, 2 * division + measure].astype(np.float64)
+            chosen_on = groups[choose] @ halves[2 * division + choose]  # (K, C)
+            measured_on = groups[measure] @ halves[2 * division + measure]
             defined = np.flatnonzero(~np.isnan(chosen_on + measured_on).any(axis=0))
-            if not defined.size:
-                continue
-            by_class = np.argmax(sign * chosen_on[:, defined], axis=0)
-            overall = int(np.argmax(sign * chosen_on[:, defined].mean(axis=1)))
-            gains.append(float(np.mean(measured_on[by_class, defined] - measured_on[overall, defined])))
-            contrast[by_class, defined] += 1 / defined.size
-            contrast[overall, defined] -= 1 / defined.size
-    if not gains:
-        return None
-    return float(np.mean(gains)), contrast / len(gains)
+            if defined.size:
+                by_class = np.argmax(sign * chosen_on[:, defined], axis=0)
+                overall = int(np.argmax(sign * chosen_on[:, defined].mean(axis=1)))
+                choice = np.zeros(chosen_on.shape)
+                choice[by_class, defined] += 1 / defined.size
+                choice[overall, defined] -= 1 / defined.size
+                found.append((float((choice[:, defined] * measured_on[:, defined]).sum()), choice))
+    return found
 
 
 def _halves_of_seeds(figures: ClassFigures, generator: np.random.Generator) -> tuple[Floats, Floats]:
@@ -103,24 +98,38 @@ def _halves_of_seeds(figures: ClassFigures, generator: np.random.Generator) -> t
     return halves[0], halves[1]
 
 
-def _interval(figures: ClassFigures, estimate: float, contrast: Floats) -> Interval | None:
-    """Of the sum of the configurations' figures, each weighted by its share."""
-    from scipy.stats import t as student
+def _interval(figures: ClassFigures, estimate: float, choices: Floats) -> Interval | None:
+    """Of the gain that is the mean over choices (N, K, C).
 
-    weights = contrast[figures.configuration]  # (T, C)
-    values = (weights * figures.values).sum(axis=1)
-    resampled = np.einsum("tc,tcb->tb", weights.astype(np.float32), figures.resampled).astype(np.float64)
-    means = [resampled[figures.configuration == index].mean(axis=0) for index in range(figures.count)]
-    image_part = float(np.var(np.sum(means, axis=0), ddof=1)) * figures.factor
-    seed_part = doubt = 0.0
-    for index, seeds in enumerate(figures.seeds.tolist()):
-        if seeds > 1:
-            part = float(values[figures.configuration == index].var(ddof=1)) / seeds
-            seed_part += part
-            doubt += part**2 / (seeds - 1)
+    Its variance is at least that of the mean choice, as if it had been made beforehand. Where the halves choose
+    differently it is more: two halves that choose independently of each other give half the variance that one choice
+    has on all images and seeds.
+    """
+    from scipy.special import stdtrit
+
+    mean = choices.mean(axis=0, keepdims=True)
+    of_mean = _variances(figures, mean)
+    of_each = _variances(figures, choices)
+    image_part, seed_part = (
+        max(float(one[0]), float(each.mean()) / 2) for one, each in zip(of_mean, of_each, strict=True)
+    )
     variance = image_part + seed_part
     if variance == 0:
         return None if estimate else Interval(0.0, 0.0, 0.0)
-    df = variance**2 / (doubt + image_part**2 / max(resampled.shape[1] - 1, 1))
-    width = float(student.ppf((1 + CONFIDENCE) / 2, max(1.0, df))) * float(np.sqrt(variance))
+    seed_df = max(1.0, float(np.average(figures.seeds - 1, weights=np.abs(choices).sum(axis=(0, 2)))))
+    df = variance**2 / (seed_part**2 / seed_df + image_part**2 / (figures.resampled.shape[2] - 1))
+    width = float(stdtrit(max(1.0, df), (1 + CONFIDENCE) / 2)) * float(np.sqrt(variance))
     return Interval(estimate, estimate - width, estimate + width)
+
+
+def _variances(figures: ClassFigures, choices: Floats) -> tuple[Floats, Floats]:
+    """Of choices (N, K, C) made beforehand, on all images and seeds: the images' part and the seeds', (N,) each."""
+    trials, count = figures.configuration, len(choices)
+    weights = choices[:, trials] / figures.seeds[trials][:, None]  # (N, T, C)
+    resampled = weights.reshape(count, -1).astype(np.float32) @ figures.resampled.reshape(weights[0].size, -1)
+    image_part = resampled.astype(np.float64).var(axis=1, ddof=1) * figures.factor
+    means = np.stack([figures.values[trials == index].mean(axis=0) for index in range(figures.count)])
+    apart = ((figures.values - means[trials]) * weights).sum(axis=2) ** 2  # (N, T): of S seeds, over S squared
+    seeds = figures.seeds[trials]
+    of_each = np.where(seeds > 1, apart * seeds / np.maximum(seeds - 1, 1), 0.0)
+    return image_part, of_each.sum(axis=1)

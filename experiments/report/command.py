@@ -62,7 +62,7 @@ def report(file: Path, options: ReportOptions) -> int:
     found = _entries(spec, store)
     statistics = sweep_statistics(spec, found, store=store)
     compared = _compared(options, spec, found, store)
-    print_report(console, spec, found)
+    print_report(console, spec, found, statistics=statistics)
     for path in write_report(spec, store, found, statistics, formats=options.formats or ("html", "csv"), more=compared):
         console.print(Text(f"written: {path}"))
     return 0

@@ -18,9 +18,9 @@ from experiments.report.intervals import CONFIDENCE, Estimates, Floats, Interval
 LEVEL = 1 - CONFIDENCE
 MAX_PAIRS = 50_000
 """With more pairs, Holm's bound takes the place of the simulation."""
-_ELEMENTS = 40_000_000
+_ELEMENTS = 12_000_000
 _DRAWS = (1_000, 10_000)
-_CHUNK = 4_000_000
+_CHUNK = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +44,23 @@ def difference(found: Estimates, first: int, second: int) -> Interval:
 
     Of configurations with one seed it covers the images alone.
     """
-    from scipy.stats import t as student
+    from scipy.special import stdtrit
 
     variance, df = _variance(found, np.array([first]), np.array([second]))
-    width = float(student.ppf((1 + CONFIDENCE) / 2, df[0]) * np.sqrt(variance[0]))
+    width = float(stdtrit(df[0], (1 + CONFIDENCE) / 2) * np.sqrt(variance[0]))
     value = float(found.means[first] - found.means[second])
     return Interval(value, value - width, value + width)
 
 
-def corrected_p_values(found: Estimates, best: int, *, generator: np.random.Generator) -> Floats:
+def corrected_p_values(
+    found: Estimates, best: int, *, generator: np.random.Generator, draws: int | None = None
+) -> Floats:
     """For each configuration the p-value of its difference from the best, corrected for all pairs.
 
     Args:
         best: index of the configuration that all others are compared with.
         generator: of the simulation.
+        draws: of the simulation; None: as many as there is time for, 1,000 to 10,000.
 
     Returns:
         float64 (K,); 1 for the best itself, and for pairs of which one has a single seed: nothing can be said of them.
@@ -66,7 +69,11 @@ def corrected_p_values(found: Estimates, best: int, *, generator: np.random.Gene
     pairs = all_pairs(found)
     if not len(pairs.first):
         return result
-    corrected = holm(pairs.p_values) if len(pairs.first) > MAX_PAIRS else step_down(found, pairs, generator=generator)
+    if len(pairs.first) > MAX_PAIRS:
+        corrected = holm(pairs.p_values)
+    else:
+        draws = draws or int(np.clip(_ELEMENTS // len(pairs.first), *_DRAWS))
+        corrected = step_down(found, pairs, generator=generator, draws=draws)
     for one, other in ((pairs.first, pairs.second), (pairs.second, pairs.first)):
         with_best = one == best
         result[other[with_best]] = corrected[with_best]
@@ -75,13 +82,13 @@ def corrected_p_values(found: Estimates, best: int, *, generator: np.random.Gene
 
 def all_pairs(found: Estimates) -> Pairs:
     """The pairs with their statistics; pairs that differ by 0 have the statistic 0."""
-    from scipy.stats import t as student
+    from scipy.special import stdtr
 
     several = np.flatnonzero(found.seeds > 1)
     first, second = (several[index] for index in np.triu_indices(len(several), 1))
     variance, df = _variance(found, first, second)
     statistic = _standardized(np.abs(found.means[first] - found.means[second]), variance)
-    return Pairs(first, second, statistic, 2 * student.sf(statistic, df))
+    return Pairs(first, second, statistic, 2 * stdtr(df, -statistic))
 
 
 def seeds_needed(found: Estimates, first: int, second: int) -> float:
@@ -90,10 +97,10 @@ def seeds_needed(found: Estimates, first: int, second: int) -> float:
     Returns:
         Infinite where no number of seeds would: where the images alone leave more doubt than they differ by.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     several = int(np.count_nonzero(found.seeds > 1))
-    critical = float(norm.isf(LEVEL / 2 / max(1, several * (several - 1) // 2)))
+    critical = -float(ndtri(LEVEL / 2 / max(1, several * (several - 1) // 2)))
     image_part = float(_image_part(found.image_covariance, np.array([first]), np.array([second]))[0])
     left = (float(found.means[first] - found.means[second]) / critical) ** 2 - image_part
     of_one_seed = float(found.seed_variance[first] + found.seed_variance[second])
@@ -109,7 +116,7 @@ def holm(p_values: Floats) -> Floats:
     return corrected
 
 
-def step_down(found: Estimates, pairs: Pairs, *, generator: np.random.Generator) -> Floats:
+def step_down(found: Estimates, pairs: Pairs, *, generator: np.random.Generator, draws: int) -> Floats:
     """Corrected p-values: Holm's steps with the distribution of the largest statistic in place of Bonferroni's bound.
 
     That distribution is simulated: equal configurations with the images' covariance and the seeds' variances as they
@@ -121,7 +128,6 @@ def step_down(found: Estimates, pairs: Pairs, *, generator: np.random.Generator)
     order = np.argsort(pairs.statistic, kind="stable")  # the largest statistic last
     observed = pairs.statistic[order]
     ordered = Pairs(pairs.first[order], pairs.second[order], observed, pairs.p_values[order])
-    draws = int(np.clip(_ELEMENTS // len(order), *_DRAWS))
     simulation = _Simulation(found, ordered)
     exceeded = np.zeros(len(order), np.int64)
     left = draws
@@ -166,15 +172,9 @@ class _Simulation:
 
     def _variance_ratios(self, count: int, generator: np.random.Generator) -> Floats:
         """(count, K): the seeds' variances as they would be estimated, over what they are. See `moderated`."""
-        found = self._found
-        own_df = np.maximum(found.seeds - 1, 1).astype(np.float64)
-        own = generator.chisquare(own_df, (count, len(own_df))) / own_df
-        if found.prior_df == 0:
-            return own
-        together = (own * own_df).sum(axis=1, keepdims=True) / own_df.sum()
-        if np.isinf(found.prior_df):
-            return np.broadcast_to(together, own.shape)
-        ratios: Floats = (found.prior_df * together + own_df * own) / (found.prior_df + own_df)
+        df = np.where(np.isfinite(self._found.seed_df), self._found.seed_df, 1.0)
+        together = np.isinf(self._found.prior_df)
+        ratios: Floats = generator.chisquare(df.max() if together else df, (count, 1 if together else len(df))) / df
         return ratios
 
 

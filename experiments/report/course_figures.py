@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from experiments.report.figure import COLOURS, DASHES, Figure, axis, label
 from experiments.report.history import Curve
+from experiments.report.plotly_figure import COLOURS, DASHES, Figure, axis, label
 from experiments.report.table import Cell, DataTable, duration_cell, figure_cell, number_cell
 from experiments.timeline import AttemptSpan
 from experiments.trial import TrialState

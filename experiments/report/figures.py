@@ -44,8 +44,17 @@ class Figures:
         """The classes in their order."""
         return class_names([entry for group in self.groups for entry in group])
 
+    @cached_property
+    def _estimates(self) -> dict[str, tuple[list[int], Estimates]]:
+        return {}
+
     def estimates(self, name: str) -> tuple[list[int], Estimates]:
         """Of one figure, `mean` or a class: which configurations have it for every seed, and what is known of them."""
+        if name not in self._estimates:
+            self._estimates[name] = self._estimate(name)
+        return self._estimates[name]
+
+    def _estimate(self, name: str) -> tuple[list[int], Estimates]:
         values = [self._values(group, name) for group in self.groups]
         defined = [index for index, one in enumerate(values) if not np.isnan(one).any()]
         return defined, estimate([values[index] for index in defined], self._resampled(name, defined))
@@ -134,5 +143,5 @@ def _records(entries: Sequence[Entry], metric: str, read: ReadRecord) -> tuple[l
             return None, "the trials have different classes"
         return records, ""
     reason, count = missing.most_common(1)[0]
-    where = f"trial {first_missing[reason]}" + (f" and {count - 1} others" if count > 1 else "")
+    where = f"trial {first_missing[reason]}" + (f" and {count - 1} more" if count > 1 else "")
     return None, f"{reason} ({where})"

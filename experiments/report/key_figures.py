@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.report.figure import COLOURS, PAGE_SCALE, Figure, axis, label
 from experiments.report.importance import Importance
+from experiments.report.plotly_figure import COLOURS, PAGE_SCALE, Figure, axis, label
 from experiments.report.statistics import Configuration, Interval
 from experiments.report.table import Cell, DataTable, figure_cell, number_cell, text_cell, value_cell
 from experiments.view import short_names, value_text

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-from experiments.report.figure import Figure
+from experiments.report.plotly_figure import Figure
 from experiments.report.section import Page
 
 _ASSETS = files("experiments.report") / "page_assets"

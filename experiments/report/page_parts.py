@@ -16,11 +16,11 @@ from experiments.report.course_figures import curve_figure, slot_figure
 from experiments.report.entries import Entry
 from experiments.report.equal_metrics import differing_keys, equal_metrics
 from experiments.report.failed import failed_trials
-from experiments.report.figure import Figure
 from experiments.report.history import Curve, curves
 from experiments.report.importance import importances
 from experiments.report.key_figures import importance_figure, interval_cells, key_figure, parallel_figure
 from experiments.report.leaderboard import class_names, csv_value, metric_names, ranked
+from experiments.report.plotly_figure import Figure
 from experiments.report.section import (
     Command,
     FigurePart,

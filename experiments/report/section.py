@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from experiments.report.figure import Figure
+from experiments.report.plotly_figure import Figure
 from experiments.report.table import DataTable
 
 

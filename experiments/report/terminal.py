@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -16,6 +17,9 @@ from experiments.spec import SweepSpec
 from experiments.trial import Stage, TrialState
 from experiments.view import short_names, value_text
 
+if TYPE_CHECKING:
+    from experiments.report.statistics import SweepStatistics
+
 MAX_ROWS = 20
 BOUND = "proposal_recall50"
 """What every table of classes shows beside its metric."""
@@ -28,8 +32,10 @@ MAX_NUMBERS = 10
 """So many trials of a group are named in a warning."""
 
 
-def print_report(console: Console, spec: SweepSpec, entries: Sequence[Entry]) -> None:
-    """Both tables; `entries` are all trials of the spec."""
+def print_report(
+    console: Console, spec: SweepSpec, entries: Sequence[Entry], *, statistics: SweepStatistics | None = None
+) -> None:
+    """Both tables, then what they come to; `entries` are all trials of the spec."""
     order = ranked(entries, metric=spec.objective.metric, direction=spec.objective.direction)
     finished = [entry for entry in order if entry.result is not None]
     if not finished:
@@ -45,6 +51,19 @@ def print_report(console: Console, spec: SweepSpec, entries: Sequence[Entry]) ->
             console.print(per_class_table(complete, metric=metrics[0], where="in per_class_ap.csv"))
     for line in _equal_metrics_lines(finished):
         console.print(Text(line))
+    if statistics is not None:
+        print_statistics(console, statistics)
+
+
+def print_statistics(console: Console, statistics: SweepStatistics) -> None:
+    """The answer in one sentence, what choosing per class would gain, and what limits both."""
+    if statistics.best is None:
+        return
+    console.print(Text(f"\n{statistics.sentence}", style="bold"))
+    if statistics.choice is not None and statistics.choice.gain is not None:
+        console.print(Text(f"per class: {statistics.choice.note}"))
+    for warning in statistics.warnings:
+        console.print(Text(f"warning: {warning}"))
 
 
 def print_measured(console: Console, spec: SweepSpec, order: Sequence[Entry], *, metrics: Sequence[str]) -> None:
