@@ -48,7 +48,7 @@ MAX_CURVES = 500
 """So many trials, the best first, have a learning curve."""
 MAX_PICTURE_BYTES = 5_000_000
 """Pictures beyond so many bytes in all stay in the trial's folder."""
-FAMILY_TEXTS: Mapping[str, str] = {
+_FAMILY_TEXTS: Mapping[str, str] = {
     "ap_11pt": "detection: 11-point average precision (VOC 2007)",
     "ap_area": "detection: area under the precision-recall curve (VOC 2010 and later)",
     "corloc": "localization: the best box of a class is right, where the class is shown",
@@ -77,7 +77,7 @@ def sweep_page(
     courses = curves(order[:MAX_CURVES], metric=spec.objective.metric)
     best = [entry for entry in order if _is_of(entry, statistics.best)]
     sections = [
-        _leaderboard(spec, order),
+        _leaderboard(spec, store, order),
         _configurations(spec, statistics),
         *more,
         _classes(spec, order, statistics, best),
@@ -144,14 +144,14 @@ def _equal_lines(order: Sequence[Entry]) -> list[str]:
     return lines
 
 
-def _leaderboard(spec: SweepSpec, order: Sequence[Entry]) -> Section:
+def _leaderboard(spec: SweepSpec, store: SweepStore, order: Sequence[Entry]) -> Section:
     metrics, names = metric_names(spec), short_names(spec.swept_keys)
     shown = [entry for entry in order if entry.trial is not None]
     columns = ("trial", "state", *names.values(), "seed", *metrics, "attempts", "time", "stage", "split", "stop reason")
     rows = tuple(_leaderboard_row(entry, list(names), metrics) for entry in shown[:MAX_ROWS])
     first = 2 + len(names)
     numeric = frozenset({0, *range(2, first + 3 + len(metrics))})
-    note = _left_out(len(shown), MAX_ROWS, "trials", "leaderboard.csv")
+    note = _left_out(len(shown), MAX_ROWS, "trials", store.leaderboard.name)
     table = DataTable("table-leaderboard", "Every trial, the best first", columns, rows, numeric=numeric, note=note)
     return Section("leaderboard", "Leaderboard", (TablePart(table, filterable=True),) if rows else ())
 
@@ -335,7 +335,7 @@ def _numbers(spec: SweepSpec, order: Sequence[Entry]) -> Section:
     for metric in metric_names(spec):
         parsed = parse_metric(metric)
         iou = "" if parsed.iou_threshold is None else f"IoU ≥ {parsed.iou_threshold:g}"
-        rows.append((Cell(metric), Cell(FAMILY_TEXTS[parsed.family]), Cell(iou)))
+        rows.append((Cell(metric), Cell(_FAMILY_TEXTS[parsed.family]), Cell(iou)))
     if not stages:
         return Section("numbers", "What the numbers are", ())
     splits = ". ".join(
