@@ -63,6 +63,7 @@ class Options:
         settings: `KEY=VALUE` each, over the spec.
         arguments: all of it, as it was given, for a stored source that runs it instead.
         code: what to do where the source, the packages or the data have changed; None: ask.
+        report: the statistics are printed and report.html is written at the end.
         reuse: results of other sweeps in the same folder stand for trials of this one.
         storage: URL of the database that the study is kept in; None: as the environment says, else a file.
         ray_address: of the head of the cluster; None: what RAY_ADDRESS says, else the cluster of this machine.
@@ -73,6 +74,7 @@ class Options:
     arguments: tuple[str, ...] = field(default=(), repr=False)
     code: Choice | None = None
     dry_run: bool = False
+    report: bool = True
     retry_failed: bool = False
     continue_pruned: bool = False
     reuse: bool = True
@@ -113,7 +115,8 @@ def run(file: Path, options: Options) -> int:
         print_dry_run(console, spec, store, slots, library=_library(store, version, options))
         return 0
     status, found = _run(spec, store, machine, console, options, version, storage)
-    statistics = _statistics(spec, store, found) if status != 130 else None  # who stops it wants it to end
+    wanted = options.report and status != 130  # who stops it wants it to end
+    statistics = _statistics(spec, store, found) if wanted else None
     print_report(console, spec, found, statistics=statistics)
     if statistics is not None and _write_page(spec, store, found, statistics):
         console.print(Text(f"report in {store.report}"))

@@ -74,7 +74,9 @@ def undisturbed(folder: Path, sampler: str) -> list[str]:
 
 
 class TestOrder:
-    @pytest.mark.parametrize("sampler", BUDGETS)
+    @pytest.mark.parametrize(
+        "sampler", [pytest.param(name, marks=[pytest.mark.slow] if name == "gp" else []) for name in BUDGETS]
+    )
     def test_a_sweep_that_is_killed_again_and_again_has_the_same_trials_in_the_same_order(
         self, tmp_path: Path, sampler: str
     ) -> None:

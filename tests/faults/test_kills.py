@@ -97,7 +97,7 @@ def _kill_until(sweep: Sweep, rng: random.Random, kills: int) -> tuple[int, dict
     return done, seen
 
 
-@pytest.mark.parametrize("kills", [50, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [12, *(pytest.param(kills, marks=pytest.mark.slow) for kills in (50, 200))])
 def test_killed_at_random_instants(tmp_path: Path, root: Path, undisturbed: Sweep, kills: int) -> None:
     rng = random.Random(kills)
     done = 0

@@ -23,7 +23,7 @@ DIFFERS_EACH_TIME = ("attempts", "duration_s", "gpu_memory_gb", "host_memory_gb"
 
 
 class Runner:
-    """The command as a process in a process group of its own. Its lines are read as they come.
+    """The command as a process in a process group of its own, without a page. Its lines are read as they come.
 
     Args:
         command: what Python runs, in the repository's root.
@@ -51,7 +51,7 @@ class Runner:
                     sys.executable,
                     *command,
                     str(spec),
-                    *("--results", str(results), "--cpu-slots", str(slots)),
+                    *("--results", str(results), "--cpu-slots", str(slots), "--no-report"),
                     *options,
                 ],
                 cwd=REPOSITORY,
