@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from experiments.metrics_file import append_metrics
 from experiments.spec import SweepSpec, load_spec
-from experiments.store import StoredTrial, SweepStore, TrialResult, append_metrics, write_result
+from experiments.store import StoredTrial, SweepStore, TrialResult, write_result
 from experiments.trial import TrialPlan, TrialState
 from wsol.boxes import Detections, GroundTruth
 from wsol.data.voc import VOC_CLASSES, EvaluationSplit, read_evaluation_split

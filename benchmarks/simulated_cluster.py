@@ -29,9 +29,10 @@ from experiments.executors.base import (
 )
 from experiments.failures import FailureKind
 from experiments.footprint import Usage
+from experiments.metrics_file import append_metrics, read_metrics, trained_s
 from experiments.placement import Reading
 from experiments.slots import Slot
-from experiments.store import TrialPaths, TrialResult, append_metrics, read_metrics, trained_s, write_result
+from experiments.store import TrialPaths, TrialResult, write_result
 from experiments.trial import TrialState
 from experiments.watchdog import LEAST_S, SPARE
 from wsol.metrics.names import METRICS_OF_TASK

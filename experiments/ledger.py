@@ -13,6 +13,7 @@ from pathlib import Path
 
 from experiments.code_version import CodeOf, code_unknown
 from experiments.knowledge import Knowledge
+from experiments.metrics_file import read_metrics, trained_s, usage_of
 from experiments.patience import Patiently, once
 from experiments.reuse import Library
 from experiments.slots import Slot
@@ -26,10 +27,7 @@ from experiments.store import (
     exempt_from_pruning,
     limit_images_at_a_time,
     number_of,
-    read_metrics,
     read_result,
-    trained_s,
-    usage_of,
     write_result,
 )
 from experiments.study import Study, StudyTrial

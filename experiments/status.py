@@ -15,12 +15,13 @@ from rich.text import Text
 
 from experiments.errors import printable
 from experiments.lock import Holder, holder
+from experiments.metrics_file import read_metrics
 from experiments.report.entries import Entry, entries
 from experiments.report.failed import log_tail
 from experiments.report.leaderboard import ranked
 from experiments.spec import SweepSpec
 from experiments.spec_of_sweep import load_spec_of_sweep
-from experiments.store import SweepStore, read_metrics
+from experiments.store import SweepStore
 from experiments.time_estimate import estimate, footprints, history
 from experiments.timeline import AttemptSpan, read_timeline
 from experiments.trial import TrialState

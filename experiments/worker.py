@@ -23,17 +23,9 @@ from experiments.code_version import REPOSITORY, source_of
 from experiments.executors.base import AttemptError, AttemptRequest, EpochDone, Measured, SignOfLife
 from experiments.footprint import Usage
 from experiments.host_memory import PeakMemory
+from experiments.metrics_file import append_metrics, cut_metrics, read_metrics, trained_s, usage_of
 from experiments.spec_document import KeepCheckpoints
-from experiments.store import (
-    TrialPaths,
-    TrialResult,
-    append_metrics,
-    cut_metrics,
-    read_metrics,
-    trained_s,
-    usage_of,
-    write_result,
-)
+from experiments.store import TrialPaths, TrialResult, write_result
 from experiments.trial import TrialState, signature
 from experiments.usage_meter import UsageMeter
 from experiments.watchdog import Promise, StepTimes

@@ -23,8 +23,9 @@ from PIL import Image
 from simulated_driver import SimulatedDriver, a100
 
 import runner
+from experiments.metrics_file import append_metrics
 from experiments.spec import load_spec
-from experiments.store import SweepStore, TrialResult, append_metrics, write_result
+from experiments.store import SweepStore, TrialResult, write_result
 from experiments.trial import TrialState
 from wsol import checkpoint
 from wsol.boxes import Detections

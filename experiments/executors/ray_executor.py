@@ -19,8 +19,9 @@ from experiments.executors.ray_check import clear_terms, show_terms
 from experiments.executors.ray_host import HostedEnd, is_ready, run_hosted
 from experiments.executors.ray_mailbox import Mailbox, Order
 from experiments.executors.ray_nodes import ClusterNodes
+from experiments.metrics_file import read_metrics
 from experiments.slots import Slot
-from experiments.store import TrialPaths, read_metrics
+from experiments.store import TrialPaths
 
 _ALL = Share()
 LEASE_S = 10.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from experiments.metrics_file import read_metrics
 from experiments.report.entries import Entry
-from experiments.store import read_metrics
 from experiments.trial import TrialState
 
 

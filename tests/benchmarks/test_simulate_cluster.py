@@ -20,8 +20,9 @@ import simulated_cluster
 from cost_ledger import PER_TRIAL, CostLedger
 from simulate_cluster import Simulation, lower_bound, main, simulate, spec_text
 
+from experiments.metrics_file import read_metrics
 from experiments.spec import load_spec
-from experiments.store import SweepStore, read_metrics, read_result
+from experiments.store import SweepStore, read_result
 from experiments.study import StudyTrial
 from experiments.trial import TrialState
 

@@ -25,8 +25,9 @@ from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, 
 from experiments.executors.local import LocalExecutor
 from experiments.executors.ray_connection import connected
 from experiments.failures import FailureKind, classify
+from experiments.metrics_file import read_metrics
 from experiments.slots import cpu_slots
-from experiments.store import StoredTrial, TrialPaths, read_metrics, read_result
+from experiments.store import StoredTrial, TrialPaths, read_result
 from experiments.trial import TrialState, signature
 from wsol.config import ExperimentConfig
 from wsol.data.digits import generate

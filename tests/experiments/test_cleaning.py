@@ -17,15 +17,9 @@ import runner
 from experiments import cleaning, shrinking
 from experiments.cleaning import CleaningOptions, clean
 from experiments.lock import sweep_lock
+from experiments.metrics_file import append_metrics
 from experiments.spec import SweepSpec, load_spec
-from experiments.store import (
-    StoredTrial,
-    SweepStore,
-    TrialResult,
-    append_metrics,
-    read_config,
-    write_result,
-)
+from experiments.store import StoredTrial, SweepStore, TrialResult, read_config, write_result
 from experiments.trial import Draw, TrialPlan, TrialState
 from wsol.checkpoint import keep_weights, load_latest
 from wsol.checkpoint_files import checkpoint_files

@@ -15,7 +15,8 @@ from experiments import frozen_code
 from experiments.code_version import CodeVersion, Part, present_version
 from experiments.errors import UserError
 from experiments.frozen_code import SNAPSHOT, Choice, admit, generation, refusal, run_stored_source
-from experiments.store import SweepStore, append_metrics
+from experiments.metrics_file import append_metrics
+from experiments.store import SweepStore
 from experiments.stored_code import read_stored_code, store_code, write_stored_code
 
 VERSION = present_version([])

@@ -13,16 +13,10 @@ import pytest
 from sweep_folders import METRIC, RunnerKilledError, Sweep, finished, killed, result, row
 
 from experiments.footprint import Usage
+from experiments.metrics_file import append_metrics, read_metrics
 from experiments.spec import SweepSpec
 from experiments.spec_document import Objective
-from experiments.store import (
-    TrialResult,
-    append_metrics,
-    read_config,
-    read_metrics,
-    read_result,
-    write_result,
-)
+from experiments.store import TrialResult, read_config, read_result, write_result
 from experiments.study import Study
 from experiments.trial import TrialPlan, TrialState
 from wsol.checkpoint_files import checkpoint_files, file_name

@@ -14,11 +14,12 @@ from experiments.executors.base import AttemptEnded, AttemptError, AttemptReques
 from experiments.exit_status import exit_status
 from experiments.failures import MOST_KILLS, FailureKind
 from experiments.ledger import Ledger
+from experiments.metrics_file import append_metrics
 from experiments.scheduler import Scheduler
 from experiments.slots import cpu_slots
 from experiments.spec import load_spec
 from experiments.stopping import STOP_WITHIN_S, StopRequest
-from experiments.store import SweepStore, TrialPaths, TrialResult, append_metrics, read_result, write_result
+from experiments.store import SweepStore, TrialPaths, TrialResult, read_result, write_result
 from experiments.study import Study
 from experiments.trial import TrialPlan, TrialState
 from experiments.view import PlainView

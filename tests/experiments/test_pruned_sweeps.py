@@ -11,8 +11,9 @@ import pytest
 from simulated_sweep import RunnerKilledError, SimulatedExecutor, SimulatedSweep
 
 from experiments.ledger import Ledger
+from experiments.metrics_file import read_metrics
 from experiments.report.entries import Entry
-from experiments.store import StoredTrial, TrialResult, read_metrics
+from experiments.store import StoredTrial, TrialResult
 from experiments.study import Study
 from experiments.trial import TrialState
 

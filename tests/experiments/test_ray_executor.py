@@ -19,8 +19,9 @@ from experiments.errors import UserError
 from experiments.executors.base import AttemptEnded, AttemptRequest, EpochDone, Event, Executor, SlotsChanged
 from experiments.executors.ray_bundles import Share
 from experiments.executors.ray_connection import connected
+from experiments.metrics_file import append_metrics
 from experiments.slots import Slot
-from experiments.store import TrialPaths, append_metrics
+from experiments.store import TrialPaths
 from experiments.trial import signature
 from wsol.config import ExperimentConfig
 from wsol.data.digits import generate

@@ -13,9 +13,10 @@ import pytest
 from sweep_folders import CODE, RunnerKilledError, Sweep, finished, killed, result, row
 
 from experiments.ledger import Ledger
+from experiments.metrics_file import read_metrics
 from experiments.reuse import Library
 from experiments.spec import SweepSpec
-from experiments.store import read_metrics, read_result, write_result
+from experiments.store import read_result, write_result
 from experiments.study import Study
 from experiments.trial import Draw, TrialPlan, TrialState
 

@@ -11,10 +11,11 @@ from sweep_folders import result, row
 
 import runner
 from experiments.lock import sweep_lock, this_process
+from experiments.metrics_file import append_metrics
 from experiments.slots import cpu_slots
 from experiments.spec import SweepSpec, load_spec
 from experiments.status import MAX_FAILURES, status_lines
-from experiments.store import SweepStore, append_metrics, write_result
+from experiments.store import SweepStore, write_result
 from experiments.timeline import Timeline
 from experiments.trial import TrialState
 

@@ -14,21 +14,10 @@ import pytest
 
 from experiments.footprint import Usage
 from experiments.json_file import json_text, write_json, write_text
+from experiments.metrics_file import append_metrics, cut_metrics, read_metrics, trained_s, usage_of
 from experiments.report.csv_file import write_csv
 from experiments.sealed import sealed
-from experiments.store import (
-    StoredTrial,
-    SweepStore,
-    TrialPaths,
-    TrialResult,
-    append_metrics,
-    cut_metrics,
-    read_metrics,
-    read_result,
-    trained_s,
-    usage_of,
-    write_result,
-)
+from experiments.store import StoredTrial, SweepStore, TrialPaths, TrialResult, read_result, write_result
 from experiments.trial import TrialState
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ import pytest
 from simulated_sweep import SimulatedSweep
 
 from experiments.errors import UserError
-from experiments.store import TrialPaths, read_metrics, read_result
+from experiments.metrics_file import read_metrics
+from experiments.store import TrialPaths, read_result
 from experiments.trial import TrialState
 
 SPEC = """\

@@ -9,9 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from experiments.json_file import write_json
+from experiments.metrics_file import append_metrics
 from experiments.slots import cpu_slots
 from experiments.spec import SweepSpec, load_spec
-from experiments.store import SweepStore, TrialResult, append_metrics, write_result
+from experiments.store import SweepStore, TrialResult, write_result
 from experiments.timeline import Timeline
 from experiments.trial import TrialState
 

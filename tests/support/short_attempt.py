@@ -9,7 +9,8 @@ from multiprocessing.connection import Connection
 
 from experiments.child_process import lead_a_session
 from experiments.executors.base import AttemptRequest, EpochDone
-from experiments.store import TrialPaths, TrialResult, append_metrics, write_result
+from experiments.metrics_file import append_metrics
+from experiments.store import TrialPaths, TrialResult, write_result
 from experiments.trial import TrialState
 
 

@@ -14,12 +14,13 @@ from typing import Any
 from experiments.executors.base import AttemptEnded, AttemptError, AttemptRequest, EpochDone, Event
 from experiments.failures import FailureKind
 from experiments.ledger import Ledger
+from experiments.metrics_file import append_metrics, read_metrics
 from experiments.report.entries import Entry, entries
 from experiments.reuse import Library
 from experiments.scheduler import Scheduler
 from experiments.slots import cpu_slots
 from experiments.spec import SweepSpec, load_spec
-from experiments.store import SweepStore, TrialPaths, TrialResult, append_metrics, read_metrics, write_result
+from experiments.store import SweepStore, TrialPaths, TrialResult, write_result
 from experiments.study import Study
 from experiments.trial import TrialState
 from experiments.view import PlainView

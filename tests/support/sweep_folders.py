@@ -8,9 +8,10 @@ from typing import Any
 import optuna
 
 from experiments.ledger import Ledger
+from experiments.metrics_file import append_metrics
 from experiments.reuse import Library
 from experiments.spec_document import Objective
-from experiments.store import StoredTrial, SweepStore, TrialResult, append_metrics, write_result
+from experiments.store import StoredTrial, SweepStore, TrialResult, write_result
 from experiments.study import Study
 from experiments.trial import TrialPlan, TrialState
 
