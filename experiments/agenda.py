@@ -8,6 +8,7 @@ from experiments.final_stage import best_configuration, by_configuration, held_b
 from experiments.footprint import Footprints, Shape, shape_of
 from experiments.ledger import Ledger
 from experiments.search import BlockSearch, related_points
+from experiments.seed_rounds import later_plans
 from experiments.spec import SweepSpec
 from experiments.store import StoredTrial
 from experiments.sweep_plan import drawn_before, next_draw, search_plans, stored_configuration
@@ -47,6 +48,8 @@ class Agenda:
             for index, block in enumerate(spec.blocks)
         ]
         self._add(search_plans(spec, drawn))
+        if self.search_is_over:
+            self._begin_round()
 
     @property
     def total(self) -> int:
@@ -76,7 +79,7 @@ class Agenda:
             known: of what trials cost.
         """
         while not self._waiting:
-            if not self._draw():
+            if not self._draw() and not self._begin_round():
                 return []
         return self._waiting.heads(known)
 
@@ -153,6 +156,19 @@ class Agenda:
             drawn = block.draw(lambda plan: plan.configuration in self.configurations, self._ledger.known.outcome)
             if drawn is not None:
                 self._add(drawn.plans)
+                return True
+        return False
+
+    def _begin_round(self) -> bool:
+        """Lets the trials wait whose seeds the results ask for; False where they ask for none, or not all have come."""
+        known = self._ledger.known
+        while self._spec.later_seeds and self._winner is None and len(known.results) >= len(self.plans):
+            due = later_plans(self._spec, self.configurations, known)
+            new = [plan for plan in due if plan.signature not in self.plans]
+            if not new:
+                return False
+            self._add(new)
+            if self._waiting:
                 return True
         return False
 

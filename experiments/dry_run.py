@@ -119,6 +119,13 @@ def _print_summary(console: Console, spec: SweepSpec, rows: Sequence[_Row], unch
     console.print(Text(f"sweep {spec.name}: {counted(len(rows) + unchosen, 'trial')} ({states}) in {folder}"))
     if spec.question:
         console.print(Text(spec.question.strip()))
+    if spec.later_seeds:
+        console.print(
+            Text(
+                f"seeds: {len(spec.seeds)} to {len(spec.seeds) + len(spec.later_seeds)} for each configuration, more"
+                f" than {len(spec.seeds)} for those that may be the best, until it is decided"
+            )
+        )
     if spec.merged:
         asks = "cell asks" if spec.merged == 1 else "cells ask"
         console.print(

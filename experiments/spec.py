@@ -18,7 +18,7 @@ from experiments.resolve import Resolver
 from experiments.sampled_block import SampledBlock, read_sampled_block
 from experiments.space import Cell
 from experiments.spec_checks import check_final, check_pruner, check_reads, check_settings, checked_objective
-from experiments.spec_document import Final, Objective, Resources, Retry, SearchBlock, Seeds, SpecDocument
+from experiments.spec_document import Final, Objective, Resources, Retry, SearchBlock, SeedRounds, Seeds, SpecDocument
 from experiments.spec_source import read_spec
 from experiments.trial import TrialPlan
 from experiments.validation_messages import explain
@@ -40,6 +40,7 @@ class SweepSpec:
         corners: trials that stand for all: `plans`, and one of each corner of what is sampled.
         code: of all trials, see `ExperimentConfig.code`.
         seeds: of the replicates.
+        later_seeds: that only configurations get which may be the best, see `seed_rounds`; empty: none.
         final_seeds: of the final stage; empty without one.
         text: the file's text, or what it comes to with `extends`, `--set` and variables; kept with the results.
     """
@@ -56,6 +57,7 @@ class SweepSpec:
     corners: tuple[TrialPlan, ...]
     code: str
     seeds: tuple[int, ...]
+    later_seeds: tuple[int, ...]
     objective: Objective
     pruner: Pruner | None
     final: Final | None
@@ -67,7 +69,7 @@ class SweepSpec:
 
     @property
     def total(self) -> int:
-        """Trials in all: those of grids and zips, the samplers' budgets, and the final stage."""
+        """Trials in all: those of grids and zips, the samplers' budgets, and the final stage. Without later seeds."""
         sampled = sum(block.trials for block in self.blocks) * len(self.seeds)
         return len(self.plans) + sampled + len(self.final_seeds)
 
@@ -84,6 +86,10 @@ class SweepSpec:
         }
         plans = self.resolver.plans(Cell(values=values), self.final_seeds, stage="final")
         return [replace(plan, swept=best.swept) for plan in plans]
+
+    def replicate(self, plan: TrialPlan, seed: int) -> TrialPlan:
+        """The trial of the same configuration with another seed."""
+        return self.resolver.plans(plan.cell, [seed], stage=plan.stage, draw=plan.draw)[0]
 
     def error(self, message: str, *, key: str, plan: TrialPlan) -> SpecError:
         """A SpecError where the file gives `plan` its value of a config key."""
@@ -116,8 +122,8 @@ def load_spec(file: Path, settings: Sequence[str] = (), *, code: str = "") -> Sw
     """
     source = read_spec(file, settings, spec_keys=SpecDocument.model_fields)
     document = _document(source)
-    seeds = _seeds(document, source)
-    _check_size(document, source, replicates=len(seeds))
+    seeds, later_seeds = _seeds(document, source)
+    _check_size(document, source, replicates=len(seeds) + len(later_seeds))
     resolver = Resolver({**document.experiment, "code": code} if code else document.experiment, source)
     readers = [BlockReader(block, index, source, resolver) for index, block in enumerate(document.search)]
     cells, excluded = _cells(readers)
@@ -144,10 +150,11 @@ def load_spec(file: Path, settings: Sequence[str] = (), *, code: str = "") -> Sw
         corners=tuple(corners),
         code=code,
         seeds=tuple(seeds),
+        later_seeds=tuple(later_seeds),
         objective=checked_objective(document.objective, corners, source),
         pruner=pruner,
         final=document.final,
-        final_seeds=tuple(_final_seeds(document, source, seeds)),
+        final_seeds=tuple(_final_seeds(document, source, [*seeds, *later_seeds])),
         resources=document.resources,
         retry=document.retry,
         resolver=resolver,
@@ -180,12 +187,22 @@ def _name(document: SpecDocument, file: Path) -> str:
         ) from None
 
 
-def _seeds(document: SpecDocument, source: YamlSource) -> list[int]:
+def _seeds(document: SpecDocument, source: YamlSource) -> tuple[list[int], list[int]]:
+    """Those of every configuration, and those that only some get."""
     if document.seeds is not None and "seed" in document.experiment:
         raise source.error("got both seeds and experiment.seed; expected one of them", ("seeds",))
     if document.seeds is None:
-        return [document.experiment.get("seed", 0)]
-    return _listed(document.seeds, first=0, source=source, path=("seeds",))
+        return [document.experiment.get("seed", 0)], []
+    if isinstance(document.seeds, SeedRounds):
+        if document.pruner is not None:
+            raise source.error(
+                "got both a pruner and seeds.until_decided; expected one of them: a pruner compares configurations by"
+                " all of their seeds, as many for each",
+                ("seeds",),
+            )
+        last = document.seeds.until_decided
+        return list(range(document.seeds.start)), list(range(document.seeds.start, last))
+    return _listed(document.seeds, first=0, source=source, path=("seeds",)), []
 
 
 def _final_seeds(document: SpecDocument, source: YamlSource, seeds: Sequence[int]) -> list[int]:

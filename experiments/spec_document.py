@@ -127,6 +127,21 @@ class SampledKey(Section):
 Axis = Values | GeneratedValues
 
 
+class SeedRounds(Section):
+    """More seeds for those configurations that may be the best, until it is decided which one is."""
+
+    start: Annotated[int, Field(ge=2, le=1000)] = 3
+    """Seeds of every configuration: 3 means 0, 1, 2."""
+    until_decided: Annotated[int, Field(ge=3, le=1000)]
+    """At most so many for each."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.until_decided <= self.start:
+            raise ValueError(f"expected until_decided greater than start, {self.start}")
+        return self
+
+
 class SearchBlock(Section):
     """Exactly one of `grid`, `zip` and `sample`, over dotted config keys, and what narrows it down."""
 
@@ -248,8 +263,9 @@ class SpecDocument(Section):
     """What every trial shares: see the config keys."""
     search: list[SearchBlock] = []
     """The sweep is the union of its blocks; none: one configuration."""
-    seeds: Seeds | None = None
-    """Replicates of every configuration: a list of seeds, or how many (3 means 0, 1, 2)."""
+    seeds: Seeds | SeedRounds | None = None
+    """Replicates of every configuration: a list of seeds, or how many (3 means 0, 1, 2); or `{start: 3, until_decided:
+    10}`: more of them for configurations that may be the best."""
     objective: Objective | None = None
     """What is best."""
     pruner: PrunerChoice | None = None

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.final_stage import best_configuration, by_configuration, held_back_by
 from experiments.knowledge import Knowledge
 from experiments.sampled_block import SampledBlock
+from experiments.seed_rounds import later_plans
 from experiments.spec import SweepSpec
 from experiments.store import StoredTrial, SweepStore, TrialResult, read_result
 from experiments.sweep_plan import drawn_before, search_plans
@@ -40,7 +41,9 @@ def entries(spec: SweepSpec, store: SweepStore) -> list[Entry]:
     """Every trial of the spec that is known: those that it lists, those that were sampled, those of the final stage."""
     stored = store.trials()
     found = _with_files(search_plans(spec, drawn_before(spec, stored)), stored)
-    return [*found, *(entry for entry in _final_entries(spec, found, stored) if entry.trial is not None)]
+    found += _later_entries(spec, found, stored)
+    more = _final_entries(spec, found, stored)
+    return [entry for entry in [*found, *more] if entry.trial is not None or _is_known_beforehand(spec, entry)]
 
 
 def has_work_left(spec: SweepSpec, store: SweepStore, *, again: Collection[TrialState] = ()) -> bool:
@@ -57,10 +60,13 @@ def has_work_left(spec: SweepSpec, store: SweepStore, *, again: Collection[Trial
     found = _with_files(search_plans(spec, drawn), stored)
     if any(entry.result is None or entry.state in again for entry in found):
         return True
+    if any(entry.result is None or entry.state in again for entry in _later_entries(spec, found, stored)):
+        return True
     taken = {entry.plan.configuration for entry in found}
     open_blocks = [block for block, before in zip(spec.blocks, drawn, strict=True) if len(before) < block.trials]
     if any(_has_free_point(block, taken) for block in open_blocks):
         return True
+    found += _later_entries(spec, found, stored)
     return any(entry.result is None or entry.state in again for entry in _final_entries(spec, found, stored))
 
 
@@ -73,15 +79,39 @@ def _final_entries(spec: SweepSpec, found: Sequence[Entry], stored: Sequence[Sto
     """The trials of the final stage, begun or not, once the search `found` is over and says which."""
     if spec.final is None or any(entry.result is None for entry in found):
         return []
-    known = Knowledge(metric=spec.objective.metric, direction=spec.objective.direction)
-    for entry in found:
-        assert entry.result is not None
-        known.finish(entry.plan.signature, entry.result)
+    known = _knowledge(spec, found)
     plans = [entry.plan for entry in found]
     best = best_configuration(by_configuration(plans), known, direction=spec.objective.direction)
     if best is None or held_back_by(plans, known):
         return []
     return _with_files(spec.final_plans(best), stored)
+
+
+def _later_entries(spec: SweepSpec, found: Sequence[Entry], stored: Sequence[StoredTrial]) -> list[Entry]:
+    """The trials with later seeds that results ask for, begun or not, once all with a first seed are finished."""
+    later: list[Entry] = []
+    while spec.later_seeds and all(entry.result is not None for entry in [*found, *later]):
+        known = _knowledge(spec, [*found, *later])
+        due = later_plans(spec, by_configuration(entry.plan for entry in found), known)
+        new = [plan for plan in due if plan.signature not in {entry.plan.signature for entry in later}]
+        if not new:
+            break
+        later += _with_files(new, stored)
+    return later
+
+
+def _is_known_beforehand(spec: SweepSpec, entry: Entry) -> bool:
+    """Not so of the final stage, and of seeds that results ask for: such a trial counts when it has begun."""
+    return entry.plan.stage == "search" and entry.plan.config.seed not in spec.later_seeds
+
+
+def _knowledge(spec: SweepSpec, found: Sequence[Entry]) -> Knowledge:
+    """Of trials that all have results."""
+    known = Knowledge(metric=spec.objective.metric, direction=spec.objective.direction)
+    for entry in found:
+        assert entry.result is not None
+        known.finish(entry.plan.signature, entry.result)
+    return known
 
 
 def _with_files(plans: Sequence[TrialPlan], stored: Sequence[StoredTrial]) -> list[Entry]:

@@ -27,6 +27,7 @@ from experiments.report.figures import MEAN, Figures, ReadRecord, figures
 from experiments.report.intervals import Estimates, Floats, Interval, intervals
 from experiments.report.match_records import RecordReader
 from experiments.report.resampling import Resampling
+from experiments.seed_rounds import level_of_a_look
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore
 from experiments.trial import TrialState
@@ -73,7 +74,8 @@ class Comparison:
         key: of the configuration.
         difference: by how much the best is better, on the same images; greater than 0 where it is, whatever the
             direction. The interval is of this pair alone: `p_value` takes account of all.
-        p_value: corrected for all pairs of configurations that could have been the best and this one.
+        p_value: corrected for all pairs of configurations that could have been the best and this one, and for all looks
+            of a sweep whose seeds were added until it was decided.
         tied: whether it may well be as good as the best.
     """
 
@@ -158,7 +160,8 @@ def statistics_of(
         warnings.append(f"the intervals cover seeds alone, not images: {why_not}")
     _, estimates = found.estimates(name)
     configurations = _configurations(found, name)
-    comparisons = _comparisons(configurations, estimates, sign=sign)
+    looks = LEVEL / level_of_a_look(spec)
+    comparisons = _comparisons(configurations, estimates, sign=sign, looks=looks)
     tied = (configurations[0].key, *(one.key for one in comparisons if one.tied))
     is_known = configurations[0].seeds > 1
     names = {group[0].plan.configuration: configuration_text(group[0].plan) for group in order}
@@ -262,15 +265,20 @@ def _intervals(found: Figures, name: str) -> list[Interval | None]:
 
 
 def _comparisons(
-    configurations: Sequence[Configuration], estimates: Estimates, *, sign: float
+    configurations: Sequence[Configuration], estimates: Estimates, *, sign: float, looks: float
 ) -> tuple[Comparison, ...]:
+    """Of all with the first.
+
+    Args:
+        looks: what p-values are multiplied by, since seeds were added until the results were clear.
+    """
     p_values = corrected_p_values(estimates, 0, generator=np.random.default_rng(0))
     compared = []
     for index, one in enumerate(configurations[1:], start=1):
         apart = difference(estimates, 0, index)
         if sign < 0:
             apart = Interval(-apart.estimate, -apart.high, -apart.low)
-        p_value = float(p_values[index])
+        p_value = min(1.0, looks * float(p_values[index]))
         compared.append(Comparison(key=one.key, difference=apart, p_value=p_value, tied=p_value > LEVEL))
     return tuple(compared)
 

@@ -78,6 +78,14 @@ def test_a_long_list_is_cut(load: Load, store: SweepStore, trials: int, more: st
     assert more is None or more in text
 
 
+def test_seeds_until_it_is_decided(load: Load, store: SweepStore) -> None:
+    text = shown(load("{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1, 0.2]}\nseeds: {until_decided: 10}\n"), store)
+    assert "6 trials (6 WAITING)" in text
+    assert (
+        "seeds: 3 to 10 for each configuration, more than 3 for those that may be the best, until it is decided" in text
+    )
+
+
 def test_a_single_trial(load: Load, store: SweepStore) -> None:
     text = shown(load("{EXPERIMENT}\n"), store)
     assert text.startswith("sweep sweep: 1 trial (1 WAITING)")

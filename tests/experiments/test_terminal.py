@@ -2,13 +2,23 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from experiments.report.entries import Entry
-from experiments.report.terminal import leaderboard_table, per_class_table, print_measured, print_report
+from experiments.report.match_records import NoRecords, TrialRecord
+from experiments.report.resampling import Resampling
+from experiments.report.statistics import ClassChoice, Interval, SweepStatistics, statistics_of
+from experiments.report.terminal import (
+    leaderboard_table,
+    per_class_table,
+    print_measured,
+    print_report,
+    print_statistics,
+)
 from experiments.spec import SweepSpec
 from experiments.store import SweepStore, TrialResult
 from experiments.trial import TrialState
@@ -297,3 +307,40 @@ def test_why_a_trial_was_stopped_is_short_in_the_table(load: Load, entries: Make
     text = report(spec, entries(spec, [pruned]))
     assert "PRUNED: asha" in text
     assert "among" not in text
+
+
+class TestStatistics:
+    @staticmethod
+    def shown(statistics: SweepStatistics, *, width: int = 80) -> list[str]:
+        console = Console(file=io.StringIO(), width=width, color_system=None)
+        with console.capture() as found:
+            print_statistics(console, statistics)
+        return found.get().splitlines()
+
+    @pytest.fixture
+    def statistics(self, load: Load, entries: Make) -> SweepStatistics:
+        spec = load(GRID % "0.1, 0.2" + "seeds: 2\n")
+
+        def read(_: Entry) -> TrialRecord:
+            raise NoRecords("there is no detections.npz")
+
+        found = entries(spec, values(0.5, 0.51, 0.49, 0.5))
+        return statistics_of(spec, found, read=read, resampling=Resampling(resamples=2, splits=1))
+
+    def test_the_answer_and_what_limits_it_fit_80_columns(self, statistics: SweepStatistics) -> None:
+        lines = self.shown(statistics)
+        assert max(map(len, lines)) <= 80
+        assert " ".join(" ".join(lines).split()) == (
+            f"{statistics.sentence} warning: {statistics.warnings[0]} warning: {statistics.warnings[1]}"
+        )
+
+    def test_the_gain_of_choosing_per_class(self, statistics: SweepStatistics) -> None:
+        choice = ClassChoice(best={}, gain=Interval(0.1, 0.05, 0.15), note="would gain")
+        assert "per class: would gain" in self.shown(replace(statistics, choice=choice))
+        assert "per class: would gain" not in self.shown(replace(statistics, choice=replace(choice, gain=None)))
+
+    def test_hostile_values_are_text(self, statistics: SweepStatistics) -> None:
+        assert "[red]x[/red] [/]" in self.shown(replace(statistics, sentence="[red]x[/red] [/]"))[1]
+
+    def test_of_nothing_are_not_shown(self, statistics: SweepStatistics) -> None:
+        assert self.shown(replace(statistics, best=None)) == []
