@@ -7,13 +7,29 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.arguments import data_parser, evaluate_parser, gc_parser, predict_parser, sweep_parser
+from experiments.arguments import (
+    data_parser,
+    evaluate_parser,
+    gc_parser,
+    predict_parser,
+    report_parser,
+    sweep_parser,
+    sync_parser,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. A fault of the user's input is a message, never a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"data": _data, "evaluate": _evaluate, "gc": _gc, "predict": _predict, "schema": _schema}
+    commands = {
+        "data": _data,
+        "evaluate": _evaluate,
+        "gc": _gc,
+        "predict": _predict,
+        "report": _report,
+        "schema": _schema,
+        "sync": _sync,
+    }
     name = given.pop(0) if given and given[0] in commands else ""
     try:
         command = commands.get(name, _sweep)(given)
@@ -65,6 +81,20 @@ def _gc(given: list[str]) -> Callable[[], int]:
     from experiments.cleaning import CleaningOptions, clean
 
     return lambda: clean(fields.pop("spec"), CleaningOptions(**fields))
+
+
+def _report(given: list[str]) -> Callable[[], int]:
+    fields = _fields(report_parser(), given)
+    from experiments.tracking.wandb_report import ReportOptions, save_report
+
+    return lambda: save_report(fields["spec"], ReportOptions(results=fields["results"], settings=fields["settings"]))
+
+
+def _sync(given: list[str]) -> Callable[[], int]:
+    fields = _fields(sync_parser(), given)
+    from experiments.tracking.sync import SyncOptions, sync
+
+    return lambda: sync(fields.pop("spec"), SyncOptions(**fields))
 
 
 def _schema(given: list[str]) -> Callable[[], int]:

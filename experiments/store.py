@@ -186,6 +186,11 @@ class SweepStore:
         return self.folder / "code" / f"{source[:12]}{suffix}"
 
     @property
+    def wandb(self) -> Path:
+        """Folder of the W&B mirror: see `tracking/paths.py`. W&B itself keeps its runs there."""
+        return self.folder / "wandb"
+
+    @property
     def predictions(self) -> Path:
         """Folder of the pictures that `runner.py predict` makes, unless it is told another."""
         return self.folder / "predictions"

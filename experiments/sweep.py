@@ -143,6 +143,7 @@ def _run(
     from experiments.patience import PatientWriter
     from experiments.scheduler import Scheduler
     from experiments.shrinking import shrink_left_over
+    from experiments.tracking.supervision import mirrored
 
     stop = StopRequest()
     with (
@@ -183,6 +184,7 @@ def _run(
             code_of=version.of_trial,
         )
         monitor = None if machine is None else stack.enter_context(contextlib.closing(LocalMonitor(machine.gpus)))
+        stack.enter_context(mirrored(spec, store, say=view.message, is_work_left=is_work_left, stop=stop))
         known = _known_costs(store, options) if is_work_left else None
         scheduler = Scheduler(
             spec=spec, ledger=ledger, executor=attended, view=view, stop=stop, monitor=monitor, known=known
