@@ -38,6 +38,7 @@ from experiments.stopping import STOP_WITHIN_S, StopRequest, interrupt_on_signal
 from experiments.storage_url import StorageUrl, take_storage
 from experiments.store import SweepStore
 from experiments.time_estimate import footprints, history
+from experiments.tracking.supervision import mirrored
 from experiments.trial import TrialState
 from experiments.view import PlainView, View
 
@@ -136,14 +137,12 @@ def _run(
     from experiments.disk_space import FullDisk
     from experiments.environment import environment
     from experiments.executors.attended import AttendedExecutor
-    from experiments.exit_status import exit_status
     from experiments.ledger import Ledger
     from experiments.local_monitor import LocalMonitor
     from experiments.lock import sweep_lock
     from experiments.patience import PatientWriter
     from experiments.scheduler import Scheduler
     from experiments.shrinking import shrink_left_over
-    from experiments.tracking.supervision import mirrored
 
     stop = StopRequest()
     with (
@@ -197,8 +196,13 @@ def _run(
             patiently(lambda: write_tables(store, spec, found))
         if not stop.asked:
             shrink_left_over(found, spec.resources.keep_checkpoints, warn=lambda text: view.message(f"warning: {text}"))
-        status = exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
-        return status, found
+        return _status(scheduler, stop), found
+
+
+def _status(scheduler: Scheduler, stop: StopRequest) -> int:
+    from experiments.exit_status import exit_status
+
+    return exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
 
 
 def _known_costs(store: SweepStore, options: Options) -> Footprints:
