@@ -170,7 +170,7 @@ class _Session:
 
     def _refused(self, problem: str) -> None:
         host = self._orders.connection.host
-        self._go_offline(f"{host} refuses the API key: wrong, expired, or without right to the project ({problem})")
+        self._go_offline(f"{host} refuses the API key (wrong, expired, or without right to the project): {problem}")
 
     def _go_offline(self, reason: str) -> None:
         self._orders = offline_instead(self._orders, reason)

@@ -7,6 +7,7 @@ has. What was in flight when a process was killed is sent again or is there: nev
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,12 @@ HEAT_MAPS = "heat_maps"
 INIT_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 60.0
 SEND_EVERY_S = 2.0
-_REFUSALS = ("401", "403", "permission denied", "unauthorized", "invalid api key", "not logged in", "user is not")
+_REFUSALS = (
+    r"\b40[13]\b",
+    r"permission denied|unauthorized|forbidden|not logged in|no account of this key",
+    r"api.key (is|may|must|not|has)",  # of a form that no key has; none at all
+    r"invalid api.key",
+)
 
 
 class WandbRuns:
@@ -235,18 +241,23 @@ def mark_synced(folder: Path) -> None:
 @contextlib.contextmanager
 def _errors_of_wandb() -> Iterator[None]:
     """Whatever goes wrong in a call of wandb as one of two errors: it raises a dozen kinds, some of them private."""
-    import wandb
-
     try:
         yield
-    except (wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:  # no key, or one of another form
-        raise RefusedError(_one_line(error)) from error
     except RefusedError:
         raise
     except Exception as error:
         text = _one_line(error)
-        kind = RefusedError if any(part in text.lower() for part in _REFUSALS) else UnreachableError
+        kind = RefusedError if is_refusal(text) else UnreachableError
         raise kind(text) from error
+
+
+def is_refusal(text: str) -> bool:
+    """Whether what wandb says means that the key is of no use, and not that the server does not answer.
+
+    Its errors' classes do not tell: it says AuthenticationError when the server that would know the key is down.
+    """
+    without_urls = re.sub(r"https?://\S+", "", text.lower())
+    return any(re.search(pattern, without_urls) for pattern in _REFUSALS)
 
 
 def _one_line(error: Exception) -> str:
