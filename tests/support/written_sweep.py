@@ -37,13 +37,12 @@ class WrittenSweep:
     """A spec in a folder of its own, and trials of it in whatever state a test wants.
 
     Args:
+        root: see `write_data`.
         tracking: what the spec says of it.
     """
 
-    def __init__(self, folder: Path, *, tracking: str = "tracking: {wandb: {}}") -> None:
+    def __init__(self, folder: Path, root: Path, *, tracking: str = "tracking: {wandb: {}}") -> None:
         self.folder = folder
-        root = folder / "data"
-        generate(root, seed=0, train=2, val=4, test=1, image_px=48)
         self.file = folder / "written.yaml"
         self.file.write_text(SPEC.replace("ROOT", str(root)).replace("TRACKING", tracking))
         self.results = folder / "results"
@@ -95,6 +94,11 @@ class WrittenSweep:
             points=np.full((images, classes, 2), 5.0, np.float32),
             top_boxes=np.broadcast_to(boxes[0], (images, classes, 4)).copy(),
         )
+
+
+def write_data(root: Path) -> None:
+    """A data set of a few small images."""
+    generate(root, seed=0, train=2, val=4, test=1, image_px=48)
 
 
 def row(number: int, epoch: int) -> dict[str, Any]:
