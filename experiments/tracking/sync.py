@@ -55,6 +55,7 @@ def sync(file: Path, options: SyncOptions) -> int:
     store = SweepStore(options.results / spec.name)
     console = Console(soft_wrap=not sys.stdout.isatty())
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
+    logging.getLogger("wsol.data").setLevel(logging.ERROR)  # what is odd about the data was said when it trained
 
     def say(line: str) -> None:
         console.print(Text(printable(line)))
@@ -74,10 +75,11 @@ def sync(file: Path, options: SyncOptions) -> int:
         try:
             mirror = online_mirror(mirror_orders(spec, store, connection), say)
             _send(mirror)
-            lost = _incomplete(mirror)
-            for run_id in lost:
-                mirror.send_again(run_id)
-            _send(mirror)
+            if lost := _incomplete(mirror):
+                for run_id in lost:
+                    mirror.send_again(run_id)
+                _send(mirror)
+                lost = _incomplete(mirror)
         except (UnreachableError, RefusedError) as error:
             say(f"W&B: {connection.host}: {error}")
             say("what was sent is there; run the command again for the rest")
@@ -89,7 +91,9 @@ def sync(file: Path, options: SyncOptions) -> int:
     say(f"{spec.name}: {mirror.ended()} trials are at W&B, {mirror.newly_sent} of them sent now")
     if unfinished > 0:
         say(f"{unfinished} have not ended: they are sent when they have")
-    return 1 if left else 0
+    if lost:
+        say(f"{len(lost)} runs have fewer rows at W&B than their trials have epochs: {', '.join(lost[:3])}")
+    return 1 if left or lost else 0
 
 
 def _send(mirror: Mirror) -> None:

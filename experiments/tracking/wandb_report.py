@@ -15,7 +15,7 @@ from rich.text import Text
 
 from experiments.errors import UserError, printable
 from experiments.report.entries import Entry, entries
-from experiments.report.leaderboard import class_names, metric_names
+from experiments.report.leaderboard import class_names, metric_names, ranked
 from experiments.spec import SweepSpec
 from experiments.spec_of_sweep import load_spec_of_sweep
 from experiments.store import SweepStore
@@ -23,12 +23,15 @@ from experiments.tracking.connection import choose_connection, probe
 from experiments.tracking.identity import Identity, read_identity, write_identity
 from experiments.tracking.paths import WandbPaths
 from experiments.tracking.run_content import PER_CLASS, PICTURES
+from experiments.view import value_text
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports import v2
 
 INSTALL = "pip install '.[wandb-report]'"
 HEAT_MAPS = "heat_maps"
+LEADERS = 10
+"""Trials of the table at the beginning."""
 MAX_CLASSES = 100
 """Bars of a chart."""
 
@@ -105,9 +108,9 @@ def build_report(spec: SweepSpec, identity: Identity, found: Sequence[Entry]) ->
         entity=identity.entity,
         project=identity.project,
         name=spec.name,
-        filters=f"Metric('Group') = '{spec.name}' and Metric('JobType') = 'search'",
+        filters=f"{_those_of(identity, spec)} and Metric('JobType') = 'search'",
         order=[v2.OrderBy(v2.SummaryMetric(objective), ascending=spec.objective.direction == "minimize")],
-        pinned_columns=["run:displayName", f"summary:{objective}", *(f"config:{key}.value" for key in _keys(spec))],
+        pinned_columns=["run:displayName", f"summary:{objective}", *map(_column, spec.swept_keys)],
     )
     return v2.Report(
         entity=identity.entity,
@@ -120,6 +123,7 @@ def build_report(spec: SweepSpec, identity: Identity, found: Sequence[Entry]) ->
             v2.P(text=spec.question or "The spec asks none."),
             v2.P(text=f"Objective: {objective}, to {spec.objective.direction}. `{spec.file}`"),
             v2.H1(text="Leaderboard and what matters"),
+            v2.MarkdownBlock(text=_leaderboard(spec, found)),
             v2.PanelGrid(runsets=[runs], panels=_panels_of_keys(spec)),
             v2.H1(text="Per class"),
             v2.PanelGrid(runsets=[runs], panels=_panels_of_classes(spec, found)),
@@ -130,15 +134,36 @@ def build_report(spec: SweepSpec, identity: Identity, found: Sequence[Entry]) ->
     )
 
 
-def _keys(spec: SweepSpec) -> list[str]:
-    return list(spec.swept_keys)
+def _those_of(identity: Identity, spec: SweepSpec) -> str:
+    """A filter for the runs of this sweep's folder; by its group alone, sweeps of one name would be taken together."""
+    return f"Metric('Sweep') = '{identity.sweep}'" if identity.sweep else f"Metric('Group') = '{spec.name}'"
+
+
+def _column(key: str) -> str:
+    """Of a config key in W&B's table of runs, where only the first part of a name has a value."""
+    first, *rest = key.split(".")
+    return ".".join([f"config:{first}.value", *rest])
+
+
+def _leaderboard(spec: SweepSpec, found: Sequence[Entry]) -> str:
+    """The best trials as a table in Markdown."""
+    objective, keys = spec.objective.metric, list(spec.swept_keys)
+    best = ranked(found, metric=objective, direction=spec.objective.direction)[:LEADERS]
+    rows = [["trial", *keys, "seed", "stage", objective]]
+    rows.append(["---"] * len(rows[0]))
+    for entry in best:
+        if entry.trial is not None and (value := entry.metric(objective)) is not None:
+            values = [value_text(entry.plan.value(key)) if entry.plan.reads(key) else "" for key in keys]
+            seed = str(entry.plan.config.seed)
+            rows.append([str(entry.trial.number), *values, seed, entry.plan.stage, f"{value:.4f}"])
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 
 
 def _panels_of_keys(spec: SweepSpec) -> list[v2.interface.PanelTypes]:
     from wandb_workspaces.reports import v2
 
     objective = spec.objective.metric
-    columns = [v2.ParallelCoordinatesPlotColumn(v2.Config(key), log=_is_log(spec, key)) for key in _keys(spec)]
+    columns = [v2.ParallelCoordinatesPlotColumn(v2.Config(key), log=_is_log(spec, key)) for key in spec.swept_keys]
     return [
         v2.ParallelCoordinatesPlot(
             columns=[*columns, v2.ParallelCoordinatesPlotColumn(v2.SummaryMetric(objective))],

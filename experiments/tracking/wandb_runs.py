@@ -7,6 +7,7 @@ has. What was in flight when a process was killed is sent again or is there: nev
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -203,7 +204,7 @@ def create_sweep(config: Mapping[str, Any], *, project: str, entity: str) -> str
     """
     import wandb
 
-    with _errors_of_wandb():
+    with _errors_of_wandb(), contextlib.redirect_stdout(io.StringIO()):  # it prints what we say ourselves
         return str(wandb.sweep(dict(config), entity=entity or None, project=project))
 
 

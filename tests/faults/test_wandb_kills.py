@@ -157,6 +157,6 @@ def _check_runs(sweep: Sweep, runs: dict[str, Any]) -> None:
         written = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
         assert [entry["loss"] for entry in history[:EPOCHS]] == pytest.approx([line["loss"] for line in written])
         uploaded = set(run["uploaded"])
-        assert {name for name in history[-1]["pictures"]["filenames"]} <= uploaded
+        assert set(history[-1]["pictures"]["filenames"]) <= uploaded
         assert history[-1]["per_class"]["path"] in uploaded
         assert re.fullmatch(r"sw\d+", run["sweep"])

@@ -35,7 +35,12 @@ def chosen(
         (None, KEY, "online", ""),
         (None, {"WANDB_MODE": "online"}, "offline", "no API key for api.wandb.ai"),
         (None, {"WANDB_MODE": "offline"}, "offline", "WANDB_MODE=offline"),
-        ("auto", {}, "offline", "no API key for api.wandb.ai in WANDB_API_KEY or ~/.netrc (`wandb login` puts it there)"),
+        (
+            "auto",
+            {},
+            "offline",
+            "no API key for api.wandb.ai in WANDB_API_KEY or ~/.netrc (`wandb login` puts it there)",
+        ),
         ("auto", KEY, "online", ""),
         ("online", KEY, "online", ""),
         ("online", {}, "offline", "no API key"),

@@ -66,12 +66,12 @@ def test_what_it_says_is_passed_on(supervise: Supervise, said: queue.Queue[str])
     assert lines(said) == []
 
 
-def test_what_is_not_sent_is_said(supervise: Supervise, said: queue.Queue[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_sent_is_said(
+    supervise: Supervise, said: queue.Queue[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(supervision, "END_UNWELL_WITHIN_S", 60.0)
     supervise(mirror_stand_ins.with_rest).wait_for_the_end()
-    assert lines(said) == [
-        "W&B: 3 trials are not sent yet; `python runner.py sync x.yaml` sends what is missing"
-    ]
+    assert lines(said) == ["W&B: 3 trials are not sent yet; `python runner.py sync x.yaml` sends what is missing"]
 
 
 @pytest.mark.parametrize("target", [mirror_stand_ins.deaf, mirror_stand_ins.deaf_but_well])

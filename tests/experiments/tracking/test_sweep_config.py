@@ -76,14 +76,13 @@ def test_names_are_those_of_configs(load: Load, parameters: Callable[[str], dict
             ("log_uniform_values", 0.01, 1.0),
         ),
         (
-            "{sample: {train.lr: {log_uniform: [0.1, 1.0]}}, trials: 2}, {sample: {train.lr: {float: [1, 3]}}, trials: 2}",
+            "{sample: {train.lr: {log_uniform: [0.1, 1.0]}}, trials: 2},"
+            " {sample: {train.lr: {float: [1, 3]}}, trials: 2}",
             ("uniform", 0.1, 3.0),
         ),
     ],
 )
-def test_ranges(
-    parameters: Callable[[str], dict[str, Any]], blocks: str, expected: tuple[str, float, float]
-) -> None:
+def test_ranges(parameters: Callable[[str], dict[str, Any]], blocks: str, expected: tuple[str, float, float]) -> None:
     found = parameters(f"search: [{blocks}]\n")["train.lr"]
     assert (found["distribution"], found["min"], found["max"]) == expected
 
