@@ -25,7 +25,7 @@ from wandb_tools import KEY, wandb_tool
 
 import runner
 from experiments.spec import load_spec
-from experiments.store import SweepStore, TrialResult, append_metrics, write_result
+from experiments.store import SweepStore, TrialResult, write_result
 from experiments.trial import TrialState
 from wsol import checkpoint
 from wsol.boxes import Detections
