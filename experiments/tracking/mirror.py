@@ -23,7 +23,7 @@ from experiments.tracking.run_content import (
     step_of,
 )
 from experiments.tracking.run_writer import Media, OpenRun, RefusedError, RunWriter, UnreachableError
-from experiments.tracking.sent_trials import SentTrials, result_digest
+from experiments.tracking.sent_trials import SentTrials, result_digest, result_stamp
 from experiments.tracking.trial_pictures import trial_pictures
 from experiments.trial import TrialState
 
@@ -70,8 +70,8 @@ class Mirror:
     live: bool
     say: Callable[[str], None]
     _followed: dict[str, _Followed] = field(default_factory=dict, init=False)
-    _over: dict[str, str] = field(default_factory=dict, init=False)
-    """Trials that need no look until their result changes: digest by folder name."""
+    _over: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
+    """Trials that need no look until their result is written anew: its stamp by folder name."""
     _complete: set[str] = field(default_factory=set, init=False)
     """Those of them that need no look ever."""
     newly_sent: int = field(default=0, init=False)
@@ -122,8 +122,8 @@ class Mirror:
 
     def _waits(self, name: str) -> bool:
         trial = self._trial(name)
-        digest = result_digest(trial.trial.paths) if trial is not None else None
-        return digest is not None and self._over.get(name) != digest
+        stamp = result_stamp(trial.trial.paths) if trial is not None else None
+        return stamp is not None and self._over.get(name) != stamp
 
     def _trial(self, name: str) -> _Followed | None:
         if name not in self._followed:
@@ -138,30 +138,30 @@ class Mirror:
         followed = self._trial(name)
         if followed is None:
             return
-        digest = result_digest(followed.trial.paths)
-        if digest is not None and self._over.get(name) == digest:
+        stamp = result_stamp(followed.trial.paths)
+        if stamp is not None and self._over.get(name) == stamp:
             return
         try:
-            if digest is None:
+            if stamp is None:
                 self._follow(followed)
-            elif self.sent.has(self._run_id(followed.trial), digest):
-                self._done(name, digest)
             else:
-                self._end(name, followed, digest)
+                self._end(name, followed, stamp)
         except (UnreachableError, RefusedError):
-            followed.run = None
+            followed.run, followed.size = None, -1
             raise
         except Exception as error:
-            self._count_failure(name, followed, digest, error)
+            self._count_failure(name, followed, stamp, error)
 
-    def _count_failure(self, name: str, followed: _Followed, digest: str | None, error: Exception) -> None:
+    def _count_failure(self, name: str, followed: _Followed, stamp: tuple[int, int] | None, error: Exception) -> None:
         """Whatever is wrong with a trial's files keeps no other trial from being mirrored."""
         log.exception("trial %s", name)
-        followed.run = None
+        if (run := followed.run) is not None:  # else its number would be taken when it is opened again
+            followed.run = None
+            run.interrupt()
         followed.tries += 1
-        if followed.tries >= MAX_TRIES and digest is not None:
+        if followed.tries >= MAX_TRIES and stamp is not None:
             self.say(f"W&B: trial {followed.trial.number} cannot be mirrored ({type(error).__name__}: {error})")
-            self._over[name] = digest
+            self._over[name] = stamp
 
     def _follow(self, followed: _Followed) -> None:
         """A trial that trains, or that will go on."""
@@ -170,23 +170,31 @@ class Mirror:
             return
         if followed.run is None and self._open_runs() >= MAX_OPEN:
             return
-        self._log_rows(followed, read_metrics(followed.trial.paths))
         followed.size = size
+        self._log_rows(followed, read_metrics(followed.trial.paths))
 
-    def _end(self, name: str, followed: _Followed, digest: str) -> None:
-        result = read_result(followed.trial)
-        if result is None:  # damaged: the trial is measured again
+    def _end(self, name: str, followed: _Followed, stamp: tuple[int, int]) -> None:
+        digest, result = result_digest(followed.trial.paths), read_result(followed.trial)
+        if digest is None or result is None:  # damaged: the trial is measured again
             return
+        if not self.sent.has(self._run_id(followed.trial), digest):
+            self._send(followed, result)
+            self.sent.add(self._run_id(followed.trial), digest)
+            self.newly_sent += 1
+        followed.tries = 0
+        self._over[name] = stamp
+        if result.state is TrialState.COMPLETE:  # it is never taken up again
+            self._complete.add(name)
+            del self._followed[name]
+
+    def _send(self, followed: _Followed, result: TrialResult) -> None:
         rows = read_metrics(followed.trial.paths)
         run = self._log_rows(followed, rows)
         if result.state is TrialState.COMPLETE:
             run.log_media(self._media(followed, result), step=media_step(rows))
         tail = log_tail(followed.trial.paths.log) if result.state is TrialState.FAIL else ""
-        followed.run = None
+        followed.run = None  # whatever comes of it, it is closed
         run.finish(run_end(result, sweep=self.sweep, stage=followed.trial.stage, tail=tail))
-        self.sent.add(self._run_id(followed.trial), digest)
-        self.newly_sent += 1
-        self._done(name, digest, state=result.state)
 
     def _log_rows(self, followed: _Followed, rows: Sequence[Mapping[str, Any]]) -> OpenRun:
         """The rows that the server has not. An epoch that was trained twice is the same, so the first one stays."""
@@ -207,18 +215,6 @@ class Mirror:
 
     def _media(self, followed: _Followed, result: TrialResult) -> Media:
         return Media(pictures=trial_pictures(followed.trial, followed.config), table=per_class_table(result.metrics))
-
-    def _done(self, name: str, digest: str, *, state: TrialState | None = None) -> None:
-        """A complete trial is never looked at again; another one may be taken up again."""
-        followed = self._followed[name]
-        if state is None:
-            result = read_result(followed.trial)
-            state = result.state if result is not None else None
-        self._over[name] = digest
-        followed.tries = 0
-        if state is TrialState.COMPLETE:
-            self._complete.add(name)
-            del self._followed[name]
 
     def _run_id(self, trial: StoredTrial) -> str:
         return self.identity.run_id(self.sweep, trial.signature)

@@ -61,6 +61,15 @@ class SentTrials:
         self._digests.pop(run_id, None)
 
 
+def result_stamp(paths: TrialPaths) -> tuple[int, int] | None:
+    """Changes, without reading, whenever the trial's result is written; None while it has none."""
+    try:
+        status = paths.result.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
 def result_digest(paths: TrialPaths) -> str | None:
     """Changes whenever the trial's result does; None while it has none."""
     try:

@@ -28,6 +28,8 @@ from experiments.tracking.session import MirrorOrders, mirror_orders
 MAX_RESTARTS = 5
 END_WITHIN_S = 10.0
 """At the end of a sweep, while the server is well: the last trial's pictures are on their way."""
+END_STOPPED_WITHIN_S = 2.0
+"""Likewise, when somebody has stopped the sweep: a batch system gives it some seconds for everything."""
 END_UNWELL_WITHIN_S = 0.5
 """Likewise, when the server does not answer or was not reached yet."""
 
@@ -61,7 +63,7 @@ def mirrored(
     try:
         yield
         with contextlib.suppress(KeyboardInterrupt):  # which asks not to wait: the sweep is over
-            supervisor.wait_for_the_end(lambda: stop.now)
+            supervisor.wait_for_the_end(lambda: stop.now, is_stopped=stop.asked)
     finally:
         supervisor.close()
 
@@ -101,15 +103,21 @@ class MirrorSupervisor:
         """Returns at once."""
         self._thread.start()
 
-    def wait_for_the_end(self, must_stop: Callable[[], bool] = lambda: False) -> None:
-        """Has the mirror send what is left, for some seconds, and says what is not sent then."""
+    def wait_for_the_end(self, must_stop: Callable[[], bool] = lambda: False, *, is_stopped: bool = False) -> None:
+        """Has the mirror send what is left, for some seconds, and says what is not sent then.
+
+        Args:
+            must_stop: asked again and again, whether to wait no longer.
+            is_stopped: somebody has asked the sweep to end early.
+        """
         began = time.monotonic()
+        well_within_s = END_STOPPED_WITHIN_S if is_stopped else END_WITHIN_S
         with self._changed:
             self._ending = True
             self._tell_the_end()
             while not self._is_over and not must_stop():
-                allowed = END_WITHIN_S if self._is_well else END_UNWELL_WITHIN_S
-                left_s = began + allowed - time.monotonic()
+                allowed_s = well_within_s if self._is_well else END_UNWELL_WITHIN_S
+                left_s = began + allowed_s - time.monotonic()
                 if left_s <= 0:
                     break
                 self._changed.wait(min(left_s, 0.2))

@@ -202,6 +202,34 @@ def test_down_for_the_whole_sweep_then_sync(
         assert list(folder.glob("*.synced")), "`wandb sync` would send it once more"
 
 
+@pytest.mark.parametrize("status", [500, pytest.param(429, marks=pytest.mark.slow)])
+def test_a_server_that_falls_ill(
+    sweep: WrittenSweep, monkeypatch: pytest.MonkeyPatch, shared_dir: Path, status: int
+) -> None:
+    monkeypatch.setattr(supervision, "END_WITHIN_S", 1.0)
+    said: queue.Queue[str] = queue.Queue()
+    with wandb_tool(shared_dir, "fake_wandb").FakeWandb() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        connection = choose_connection(sweep.spec.tracking.wandb, os.environ, home=Path.home())
+        orders = mirror_orders(sweep.spec, sweep.store, connection)
+        supervisor = MirrorSupervisor(orders, say=said.put, sync_command="sync x.yaml")
+        supervisor.start()
+        try:
+            assert said.get(timeout=120) == f"W&B: {server.url}/ent/wsol/sweeps/sw000000"
+            server.fail_next.append([".*", status, 10**9])
+            sweep.complete([0])
+            supervisor.wait_for_the_end()
+        finally:
+            supervisor.close()
+        assert "not sent yet; `python runner.py sync x.yaml` sends what is missing" in said.get_nowait()
+        server.fail_next.clear()
+        done = sync(sweep.file, sweep.results)
+        assert done.returncode == 0, done.stdout
+        (run,) = server.runs.values()
+        assert [entry["_step"] for entry in run["history"]] == [0, 1, 2, 3]
+        assert len(server.sweeps) == 1
+
+
 def test_two_do_not_write_at_a_time(sweep: WrittenSweep, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep.complete([0])
     holder = subprocess.Popen(
