@@ -15,6 +15,7 @@ from experiments.arguments import (
     report_parser,
     status_parser,
     sweep_parser,
+    sync_parser,
 )
 
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "report": _report,
         "schema": _schema,
         "status": _status,
+        "sync": _sync,
     }
     name = given.pop(0) if given and given[0] in commands else ""
     try:
@@ -95,6 +97,13 @@ def _status(given: list[str]) -> Callable[[], int]:
     from experiments.status import StatusOptions, status
 
     return lambda: status(fields.pop("spec"), StatusOptions(**fields))
+
+
+def _sync(given: list[str]) -> Callable[[], int]:
+    fields = _fields(sync_parser(), given)
+    from experiments.tracking.sync import SyncOptions, sync
+
+    return lambda: sync(fields.pop("spec"), SyncOptions(**fields))
 
 
 def _schema(given: list[str]) -> Callable[[], int]:

@@ -11,6 +11,7 @@ python runner.py SPEC.yaml [options]           run a sweep, or what is left of i
        python runner.py status SPEC.yaml              how far it has come, while it runs or afterwards
        python runner.py evaluate SPEC.yaml [options]  measure its finished trials again, by other metrics too
        python runner.py predict SPEC.yaml IMAGE...    show what its best trial finds in images
+       python runner.py sync SPEC.yaml                send to W&B what was not sent while it ran
        python runner.py gc SPEC.yaml [options]        remove what it does not need on the disk
        python runner.py schema                        print the JSON schema of specs, for editors
        python runner.py data voc2007 --root DIR       download PASCAL VOC 2007"""
@@ -109,7 +110,8 @@ def report_parser() -> argparse.ArgumentParser:
         prog="runner.py report",
         description="Prints the tables of a sweep and writes its page, report.html, into its folder: one file that "
         "needs no network. While the sweep runs or afterwards.",
-        epilog="exit status: 0 done, 2 a spec or the command line is wrong, or nothing was begun yet",
+        epilog="exit status: 0 done, 1 W&B could not be reached, 2 a spec or the command line is wrong, or nothing was "
+        "begun yet",
         allow_abbrev=False,
     )
     _add_spec(parser, "the sweep")
@@ -120,6 +122,9 @@ def report_parser() -> argparse.ArgumentParser:
         default=[],
         choices=["html", "csv", "json", "latex"],
         help="what to write; may be repeated (default: html and csv)",
+    )
+    parser.add_argument(
+        "--wandb", action="store_true", help="make a report at Weights & Biases instead, of the runs that are there"
     )
     parser.add_argument(
         "--compare",
@@ -207,6 +212,20 @@ def gc_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pruned", action="store_true", help="remove checkpoints of pruned trials: they start anew")
     parser.add_argument("--failed", action="store_true", help="remove checkpoints of failed trials: they start anew")
     parser.add_argument("--dropped", action="store_true", help="delete trials that the spec does not have any more")
+    return parser
+
+
+def sync_parser() -> argparse.ArgumentParser:
+    """Of `runner.py sync`. Its options have the names of the fields that take them."""
+    parser = argparse.ArgumentParser(
+        prog="runner.py sync",
+        description="Sends to Weights & Biases what of a sweep's ended trials is not there yet, into the same runs. It "
+        "may be repeated.",
+        epilog="exit status: 0 every trial that has ended is there, 1 something could not be sent, 2 the spec or the "
+        "command line is wrong, or there is no API key",
+        allow_abbrev=False,
+    )
+    _add_spec(parser, "the sweep")
     return parser
 
 

@@ -18,7 +18,17 @@ from experiments.resolve import Resolver
 from experiments.sampled_block import SampledBlock, read_sampled_block
 from experiments.space import Cell
 from experiments.spec_checks import check_final, check_pruner, check_reads, check_settings, checked_objective
-from experiments.spec_document import Final, Objective, Resources, Retry, SearchBlock, SeedRounds, Seeds, SpecDocument
+from experiments.spec_document import (
+    Final,
+    Objective,
+    Resources,
+    Retry,
+    SearchBlock,
+    SeedRounds,
+    Seeds,
+    SpecDocument,
+    Tracking,
+)
 from experiments.spec_source import read_spec
 from experiments.trial import TrialPlan
 from experiments.validation_messages import explain
@@ -64,6 +74,7 @@ class SweepSpec:
     final_seeds: tuple[int, ...]
     resources: Resources
     retry: Retry
+    tracking: Tracking
     resolver: Resolver
     source: YamlSource
 
@@ -157,6 +168,7 @@ def load_spec(file: Path, settings: Sequence[str] = (), *, code: str = "") -> Sw
         final_seeds=tuple(_final_seeds(document, source, [*seeds, *later_seeds])),
         resources=document.resources,
         retry=document.retry,
+        tracking=document.tracking,
         resolver=resolver,
         source=source,
     )

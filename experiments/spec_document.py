@@ -250,6 +250,28 @@ class Retry(Section):
     """Attempts of a trial in one run of the command. Those that were killed or found the disk full do not count."""
 
 
+WandbMode = Literal["auto", "online", "offline", "disabled"]
+
+
+class WandbTracking(Section):
+    """The mirror of the sweep at Weights & Biases: see docs/wandb.md."""
+
+    project: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] | None = None
+    """Of W&B; default: what WANDB_PROJECT says, else `wsol`."""
+    entity: Annotated[str, Field(pattern=r"^[^/\\#?%:]{1,128}$")] | None = None
+    """User or team; default: what WANDB_ENTITY says, else the account's own."""
+    mode: WandbMode = "auto"
+    """`auto`: online with an API key and a server that can be reached, else offline. `online`: keeps trying. `offline`:
+    files for a later `wandb sync`. `disabled`: nothing."""
+
+
+class Tracking(Section):
+    """What mirrors the sweep's results elsewhere. Training does not notice it. Cannot change a result."""
+
+    wandb: WandbTracking | None = None
+    """Default: online where there is an API key and its server can be reached, else nothing. `{}` is mode auto."""
+
+
 class SpecDocument(Section):
     """The keys of a spec file."""
 
@@ -276,3 +298,5 @@ class SpecDocument(Section):
     """What may run at the same time, and what of it stays on the disk."""
     retry: Retry = Retry()
     """When a trial's process dies."""
+    tracking: Tracking = Tracking()
+    """What mirrors the sweep's results elsewhere. Cannot change a result."""

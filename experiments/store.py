@@ -1,7 +1,8 @@
 """The files of a sweep. The only module that knows file names under results/.
 
 Promises: a file is whole or absent (temporary name, fsync, rename, fsync of the folder); `metrics.jsonl`
-(`metrics_file.py`), logs and the timeline alone grow line by line. A trial is finished when its `result.json` exists, and only then.
+(`metrics_file.py`), logs and the timeline alone grow line by line. A trial is finished when its `result.json` exists,
+and only then.
 """
 
 from __future__ import annotations
@@ -202,6 +203,11 @@ class SweepStore:
     def snapshot(self, source: str, suffix: str = "") -> Path:
         """Folder of a copy of the source, by the hash of it. With `.diff`: a file that tells it from its commit."""
         return self.folder / "code" / f"{source[:12]}{suffix}"
+
+    @property
+    def wandb(self) -> Path:
+        """Folder of the W&B mirror: see `tracking/paths.py`. W&B itself keeps its runs there."""
+        return self.folder / "wandb"
 
     @property
     def predictions(self) -> Path:

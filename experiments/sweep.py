@@ -38,6 +38,7 @@ from experiments.stopping import STOP_WITHIN_S, StopRequest, interrupt_on_signal
 from experiments.storage_url import StorageUrl, take_storage
 from experiments.store import SweepStore
 from experiments.time_estimate import footprints, history
+from experiments.tracking.supervision import mirrored
 from experiments.trial import TrialState
 from experiments.view import PlainView, View
 
@@ -164,7 +165,6 @@ def _run(
     from experiments.disk_space import FullDisk
     from experiments.environment import environment
     from experiments.executors.attended import AttendedExecutor
-    from experiments.exit_status import exit_status
     from experiments.ledger import Ledger
     from experiments.local_monitor import LocalMonitor
     from experiments.lock import sweep_lock
@@ -211,6 +211,7 @@ def _run(
             code_of=version.of_trial,
         )
         monitor = None if machine is None else stack.enter_context(contextlib.closing(LocalMonitor(machine.gpus)))
+        stack.enter_context(mirrored(spec, store, say=view.message, is_work_left=is_work_left, stop=stop))
         known = _known_costs(store, options) if is_work_left else None
         scheduler = Scheduler(
             spec=spec, ledger=ledger, executor=attended, view=view, stop=stop, monitor=monitor, known=known
@@ -223,8 +224,13 @@ def _run(
             patiently(lambda: write_tables(store, spec, found))
         if not stop.asked:
             shrink_left_over(found, spec.resources.keep_checkpoints, warn=lambda text: view.message(f"warning: {text}"))
-        status = exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
-        return status, found
+        return _status(scheduler, stop), found
+
+
+def _status(scheduler: Scheduler, stop: StopRequest) -> int:
+    from experiments.exit_status import exit_status
+
+    return exit_status(scheduler.results(), total=scheduler.total, stopped=stop.asked, gave_up=scheduler.gave_up)
 
 
 def _known_costs(store: SweepStore, options: Options) -> Footprints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,16 @@ def shared_dir() -> Path:
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's own cache."""
     monkeypatch.setenv("WSOL_CACHE", str(tmp_path_factory.getbasetemp() / "wsol-cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_key_of_wandb() -> Iterator[None]:
+    """No test sends anything to the account of who runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        patch.setenv("NETRC", os.devnull)
+        yield
 
 
 @pytest.fixture(scope="session")

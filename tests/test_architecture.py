@@ -20,7 +20,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 TORCH = {"torch", "torchvision", "timm"}
-HEAVY = {*TORCH, "optuna", "sqlalchemy", "wandb", "cv2", "sklearn", "scipy", "ray"}
+HEAVY = {*TORCH, "optuna", "sqlalchemy", "wandb", "wandb_workspaces", "cv2", "sklearn", "scipy", "ray"}
 
 DOORS = {
     f"experiments.{name}"
@@ -214,6 +214,14 @@ class TestDirection:
         assert found.keys() == {f"experiments.executors.ray_{name}" for name in names}
         at_once = offenders(lambda module: inside(module, lazy=False) & found.keys())
         assert all(name.startswith("experiments.executors.ray_") for name in at_once)
+
+    def test_only_the_mirror_knows_wandb(self) -> None:
+        found = offenders(lambda module: outside(module, lazy=True) & {"wandb", "wandb_workspaces"})
+        assert found == {
+            "experiments.tracking.wandb_runs": {"wandb"},
+            "experiments.tracking.wandb_report": {"wandb_workspaces"},
+        }
+        assert not offenders(lambda module: inside(module, lazy=False) & found.keys()), "no runner imports wandb"
 
     def test_only_the_spec_reader_knows_yaml(self) -> None:
         assert offenders(lambda module: outside(module, lazy=True) & {"yaml"}).keys() == {"experiments.yaml_source"}

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from simulated_driver import SimulatedDriver, a100
+from wandb_tools import KEY, wandb_tool
 
 import runner
-from experiments.metrics_file import append_metrics
 from experiments.spec import load_spec
 from experiments.store import SweepStore, TrialResult, write_result
 from experiments.trial import TrialState
@@ -56,6 +56,8 @@ EVALUATE = "python runner.py evaluate sweeps/quickstart.yaml --metric ap30_area"
 SCHEMA = "python runner.py schema > sweeps/schema.json"
 """tests/experiments/test_schema.py compares what it prints with the file that is shipped."""
 GC = "python runner.py gc sweeps/quickstart.yaml --weights best --dry-run"
+SYNC = "python runner.py sync sweeps/quickstart.yaml"
+REPORT = "python runner.py report sweeps/quickstart.yaml --wandb"
 GPUS = "python runner.py sweeps/wsddn_lr.yaml --gpus 0,2"
 """Shown on a machine with three simulated GPUs."""
 LONG = "python runner.py sweeps/wsddn_lr.yaml"
@@ -73,7 +75,7 @@ SHOWN_DRY = {
 
 
 def test_every_command_is_known_here() -> None:
-    others = {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, GC, GPUS, LONG, SCHEMA}
+    others = {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, GC, SYNC, REPORT, GPUS, LONG, SCHEMA}
     assert set(COMMANDS) == others | SHOWN_DRY
 
 
@@ -284,19 +286,15 @@ def test_the_gc_command(finished: Path) -> None:
     assert done.stdout.splitlines()[-1].endswith("; dry run: nothing was removed")
 
 
-def test_the_snippet_for_wandb(tmp_path: Path) -> None:
-    spec = load_spec(REPOSITORY / "sweeps" / "quickstart.yaml")
-    store = SweepStore(tmp_path / "results" / "quickstart")
-    for number, plan in enumerate(spec.plans[:2]):
-        trial = store.create_trial(number, plan.signature, plan.config.model_dump(mode="json"))
-        row = {"epoch": 1, "loss": 2.0, "lr": 0.1, "duration_s": 1.0, "metrics": {}}
-        append_metrics(trial.paths, row)
-        append_metrics(trial.paths, row | {"epoch": 2, "metrics": {"ap50_11pt/mean": 0.5, "ap50_11pt/a": None}})
-    (snippet,) = blocks("python")
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
-    subprocess.run([sys.executable, "-c", snippet], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    runs = sorted(path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*"))
-    assert runs == sorted(plan.signature[:8] for plan in spec.plans[:2])
+def test_the_commands_for_wandb(finished: Path, shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with wandb_tool(shared_dir, "fake_wandb").FakeWandb() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        done = run_there(SYNC, finished)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        assert "quickstart: 1 trials are at W&B, 1 of them sent now" in done.stdout
+        done = run_there(REPORT, finished)
+        assert (done.returncode, done.stdout.startswith("report: http")) == (0, True), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ class ReportOptions:
     Attributes:
         settings: `KEY=VALUE` each, over the spec.
         formats: what to write; none: html and csv.
+        wandb: makes the report at Weights & Biases, and nothing else.
         compare: another spec, whose sweep is compared with this one on the page; None: none.
     """
 
@@ -44,17 +45,20 @@ class ReportOptions:
     settings: tuple[str, ...] = ()
     formats: tuple[Format, ...] = ()
     compare: Path | None = None
+    wandb: bool = False
 
 
 def report(file: Path, options: ReportOptions) -> int:
     """Prints a sweep's tables and writes its report, while it runs or afterwards.
 
     Returns:
-        The exit status: 0.
+        The exit status: 0, or 1 where W&B could not be reached.
 
     Raises:
         UserError: for a fault in a spec or the command line, and for a sweep that was never begun.
     """
+    if options.wandb:
+        return _save_at_wandb(file, options)
     spec = load_spec_of_sweep(file, options.settings, options.results)
     store = SweepStore(options.results / spec.name)
     console = Console(soft_wrap=not sys.stdout.isatty())
@@ -66,6 +70,16 @@ def report(file: Path, options: ReportOptions) -> int:
     for path in write_report(spec, store, found, statistics, formats=options.formats or ("html", "csv"), more=compared):
         console.print(Text(f"written: {path}"))
     return 0
+
+
+def _save_at_wandb(file: Path, options: ReportOptions) -> int:
+    if options.formats or options.compare:
+        raise UserError(
+            "got --wandb with --format or --compare; expected it alone: it makes the report at W&B and no file"
+        )
+    from experiments.tracking.wandb_report import save_report
+
+    return save_report(file, results=options.results, settings=options.settings)
 
 
 def _entries(spec: SweepSpec, store: SweepStore) -> list[Entry]:
