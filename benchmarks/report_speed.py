@@ -8,7 +8,6 @@ and what they are of the time it takes to read the trials' results alone. Run: `
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -40,11 +39,12 @@ def main() -> None:
             make(folder, Size())
         spec = load_spec(folder / "sweep.yaml")
         store = SweepStore(folder / "results" / spec.name)
-        shutil.rmtree(store.folder / "statistics", ignore_errors=True)
+        for record in store.folder.glob("trials/*/resampled-*.npz"):
+            record.unlink()
         reading = seconds(lambda: entries(spec, store))
         found = entries(spec, store)
-        first = seconds(lambda: sweep_statistics(spec, found, store=store))
-        second = seconds(lambda: sweep_statistics(spec, found, store=store))
+        first = seconds(lambda: sweep_statistics(spec, found))
+        second = seconds(lambda: sweep_statistics(spec, found))
         print(f"{len(found)} trials: results read in {reading:.2f} s")
         print(f"statistics: the first time {first:.1f} s, then {second:.2f} s")
         print(f"then / reading: {second / reading:.2f}")

@@ -302,6 +302,7 @@ class Scheduler:
                 keep_checkpoints=self._spec.resources.keep_checkpoints,
                 code=self._ledger.code_of(live.plan.config),
                 memory_bytes=place.promised_bytes if place.slot.visible_devices else None,
+                metric=self._spec.objective.metric.partition("/")[0],
                 probe=self._known.device_bytes(live.shape) is None and bool(place.slot.visible_devices),
             )
         )

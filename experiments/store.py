@@ -66,6 +66,10 @@ class TrialPaths:
         """Folder of the trial's checkpoints."""
         return self.folder / "checkpoint"
 
+    def record(self, metric: str) -> Path:
+        """What reports keep of a complete trial, to be made again where it is gone: a metric on resampled images."""
+        return self.folder / f"resampled-{metric}.npz"
+
     @property
     def log(self) -> Path:
         """What the trial's processes printed, tracebacks included."""
@@ -213,10 +217,6 @@ class SweepStore:
     def predictions(self) -> Path:
         """Folder of the pictures that `runner.py predict` makes, unless it is told another."""
         return self.folder / "predictions"
-
-    def record(self, trial: StoredTrial, metric: str) -> Path:
-        """What a report keeps of a complete trial, to be made again where it is gone: a metric on resampled images."""
-        return self.folder / "statistics" / f"{trial.paths.folder.name}-{metric}.npz"
 
     def trial_paths(self, number: int, signature: str) -> TrialPaths:
         """Of a trial that may not exist yet."""

@@ -117,7 +117,7 @@ def run(file: Path, options: Options) -> int:
         return 0
     status, found = _run(spec, store, machine, console, options, version, storage)
     wanted = options.report and status != 130  # who stops it wants it to end
-    statistics = _statistics(spec, store, found) if wanted else None
+    statistics = _statistics(spec, found) if wanted else None
     print_report(console, spec, found, statistics=statistics)
     if statistics is not None and _write_page(spec, store, found, statistics):
         console.print(Text(f"report in {store.report}"))
@@ -125,13 +125,13 @@ def run(file: Path, options: Options) -> int:
     return status
 
 
-def _statistics(spec: SweepSpec, store: SweepStore, found: Sequence[Entry]) -> SweepStatistics | None:
+def _statistics(spec: SweepSpec, found: Sequence[Entry]) -> SweepStatistics | None:
     """None where nothing has finished."""
     if not any(entry.result is not None for entry in found):
         return None
     from experiments.report.statistics import sweep_statistics  # numpy and scipy, which a dry run must not wait for
 
-    return sweep_statistics(spec, found, store=store)
+    return sweep_statistics(spec, found)
 
 
 def _write_page(spec: SweepSpec, store: SweepStore, found: Sequence[Entry], statistics: SweepStatistics) -> bool:

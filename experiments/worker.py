@@ -25,13 +25,14 @@ from experiments.footprint import Usage
 from experiments.host_memory import PeakMemory
 from experiments.metrics_file import append_metrics, cut_metrics, read_metrics, trained_s, usage_of
 from experiments.spec_document import KeepCheckpoints
-from experiments.store import TrialPaths, TrialResult, write_result
+from experiments.store import StoredTrial, TrialPaths, TrialResult, write_result
 from experiments.trial import TrialState, signature
 from experiments.usage_meter import UsageMeter
 from experiments.watchdog import Promise, StepTimes
 from wsol.parent_death import STOPPING_SIGNALS
 
 if TYPE_CHECKING:
+    from wsol.config import DataConfig
     from wsol.training import EpochRecord, Pass
 
 STOP = "stop"
@@ -181,7 +182,25 @@ def _train(request: AttemptRequest, paths: TrialPaths, connection: Connection) -
             usage=usage_of(rows),
         ),
     )
+    _keep_record(request, config.data)
     _shrink_checkpoints(paths, request.keep_checkpoints)
+
+
+def _keep_record(request: AttemptRequest, data: DataConfig) -> None:
+    """Resamples the images for the reports that will come. A fault here is a warning: the trial is complete."""
+    if not request.metric:
+        return
+    from experiments.report.match_records import NoRecords, RecordReader
+    from experiments.report.resampling import Resampling
+
+    try:
+        trial = StoredTrial(request.number, request.signature, TrialPaths(request.folder))
+        RecordReader(request.metric, Resampling()).of_trial(trial, data)
+    except NoRecords:
+        pass  # a report says so
+    except Exception as error:
+        with contextlib.suppress(OSError):  # the disk is full
+            print(f"warning: the images could not be resampled: {one_line(error)}", flush=True)
 
 
 def _shrink_checkpoints(paths: TrialPaths, keep: KeepCheckpoints) -> None:

@@ -26,6 +26,7 @@ class AttemptRequest:
         memory_bytes: of its GPU, at most; None: as much as there is.
         probe: whether it evaluates a few images before it trains, so that its first `Measured` holds for evaluations as
             well.
+        metric: what reports will resample the images for, see `match_records`; empty: nothing.
     """
 
     number: int
@@ -39,6 +40,7 @@ class AttemptRequest:
     code: str = ""
     memory_bytes: int | None = None
     probe: bool = False
+    metric: str = ""
 
 
 @dataclass(frozen=True)

@@ -64,8 +64,8 @@ def report(file: Path, options: ReportOptions) -> int:
     console = Console(soft_wrap=not sys.stdout.isatty())
     logging.basicConfig(level=logging.WARNING, format="warning: %(message)s")
     found = _entries(spec, store)
-    statistics = sweep_statistics(spec, found, store=store)
-    compared = _compared(options, spec, found, store)
+    statistics = sweep_statistics(spec, found)
+    compared = _compared(options, spec, found)
     print_report(console, spec, found, statistics=statistics)
     for path in write_report(spec, store, found, statistics, formats=options.formats or ("html", "csv"), more=compared):
         console.print(Text(f"written: {path}"))
@@ -88,14 +88,12 @@ def _entries(spec: SweepSpec, store: SweepStore) -> list[Entry]:
     return entries(spec, store)
 
 
-def _compared(
-    options: ReportOptions, spec: SweepSpec, found: Sequence[Entry], store: SweepStore
-) -> tuple[Section, ...]:
+def _compared(options: ReportOptions, spec: SweepSpec, found: Sequence[Entry]) -> tuple[Section, ...]:
     if options.compare is None:
         return ()
     other = load_spec_of_sweep(options.compare, (), options.results)
     others = _entries(other, SweepStore(options.results / other.name))
-    return (comparison_section(spec, found, other, others, store=store),)
+    return (comparison_section(spec, found, other, others),)
 
 
 def write_report(

@@ -12,12 +12,9 @@ from experiments.report.section import Paragraph, Part, Section, TablePart
 from experiments.report.statistics import SweepStatistics, sweep_statistics
 from experiments.report.table import Cell, DataTable, number_cell, text_cell
 from experiments.spec import SweepSpec
-from experiments.store import SweepStore
 
 
-def comparison_section(
-    spec: SweepSpec, entries: Sequence[Entry], other: SweepSpec, others: Sequence[Entry], *, store: SweepStore
-) -> Section:
+def comparison_section(spec: SweepSpec, entries: Sequence[Entry], other: SweepSpec, others: Sequence[Entry]) -> Section:
     """Every configuration of both, with the best of them all; what both have counts once, as the first one's.
 
     Raises:
@@ -37,7 +34,7 @@ def comparison_section(
         )
     own = {entry.plan.signature for entry in entries}
     both = [*entries, *(entry for entry in others if entry.plan.signature not in own)]
-    statistics = sweep_statistics(spec, both, store=store)
+    statistics = sweep_statistics(spec, both)
     of = {entry.plan.configuration: other.name for entry in others}
     of |= {entry.plan.configuration: spec.name for entry in entries}
     parts: list[Part] = [

@@ -1,8 +1,8 @@
 """The figures of a sweep's trials on resampled images: computed from their detections once, then kept.
 
 Reading detections, matching and resampling take some tenths of a second a trial, and come to the same each time. So
-what comes of them is a file in the sweep's folder, with the identity of all that it was made of: where that has
-changed, or the file is damaged, it is made again.
+what comes of them is a file in the trial's folder, with the identity of all that it was made of: where that has
+changed, or the file is damaged, it is made again. The trial's last attempt makes it, so that a report need not.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from experiments.code_version import REPOSITORY, source_of
 from experiments.report.entries import Entry
 from experiments.report.resampling import Resampling, weighted_values
-from experiments.store import StoredTrial, SweepStore
+from experiments.store import StoredTrial
 from wsol.atomic_file import pending_file
+from wsol.config import DataConfig
 from wsol.data.images import DataError
 from wsol.data.mends import Mends
 from wsol.data.prepare import data_root
@@ -72,12 +73,11 @@ class RecordReader:
     """Reads the records of a sweep's complete trials, and makes those that are not there.
 
     Args:
-        store: of the sweep.
         metric: its name, such as `ap50_11pt`.
     """
 
-    def __init__(self, store: SweepStore, metric: str, resampling: Resampling) -> None:
-        self._store, self._resampling = store, resampling
+    def __init__(self, metric: str, resampling: Resampling) -> None:
+        self._resampling = resampling
         self._metric: Metric = parse_metric(metric)
         self._weights = cache(resampling.weights)
         self._split = cache(read_evaluation_split_of)
@@ -90,14 +90,17 @@ class RecordReader:
         Raises:
             NoRecords: where there is none, and none can be made.
         """
+        assert entry.trial is not None
+        return self.of_trial(entry.trial, entry.plan.config.data)
+
+    def of_trial(self, trial: StoredTrial, data: DataConfig) -> TrialRecord:
+        """The same, of a trial that was trained and measured on `data`."""
         if self._metric.family in UNSUPPORTED:
             raise NoRecords(f"images are not resampled for {self._metric.name}: {UNSUPPORTED[self._metric.family]}")
-        assert entry.trial is not None
-        data = entry.plan.config.data
         try:
-            identity = self._identity(entry.trial, data.root, data.eval)
-            path = self._store.record(entry.trial, self._metric.name)
-            return _read(path, identity) or self._make(entry, path, identity)
+            identity = self._identity(trial, data.root, data.eval)
+            path = trial.paths.record(self._metric.name)
+            return _read(path, identity) or self._make(trial, data, path, identity)
         except DataError as error:
             raise NoRecords(f"the annotations of split {data.eval} cannot be read: {error}") from error
 
@@ -109,11 +112,9 @@ class RecordReader:
         ]
         return _digest(made_of)
 
-    def _make(self, entry: Entry, path: Path, identity: str) -> TrialRecord:
-        assert entry.trial is not None
-        data = entry.plan.config.data
+    def _make(self, trial: StoredTrial, data: DataConfig, path: Path, identity: str) -> TrialRecord:
         try:
-            found = load_detections(entry.trial.paths.detections, with_heat_maps=False)
+            found = load_detections(trial.paths.detections, with_heat_maps=False)
             split = self._split(data.root, data.eval, found.classes)
             counted = matches(found, split, self._metric)
         except (OSError, ValueError) as error:
@@ -135,7 +136,6 @@ class RecordReader:
         if not self._may_write:
             return
         try:
-            path.parent.mkdir(exist_ok=True)
             with pending_file(path.with_name(f".{path.name}.{os.getpid()}.tmp")) as pending:
                 _write(pending.file, record, identity)
                 pending.publish(path.name)

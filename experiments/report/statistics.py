@@ -29,7 +29,6 @@ from experiments.report.match_records import RecordReader
 from experiments.report.resampling import Resampling
 from experiments.seed_rounds import level_of_a_look
 from experiments.spec import SweepSpec
-from experiments.store import SweepStore
 from experiments.trial import TrialState
 from experiments.view import configuration_text, counted
 
@@ -130,17 +129,16 @@ class SweepStatistics:
 
 
 def sweep_statistics(
-    spec: SweepSpec, entries: Sequence[Entry], *, store: SweepStore, resampling: Resampling | None = None
+    spec: SweepSpec, entries: Sequence[Entry], *, resampling: Resampling | None = None
 ) -> SweepStatistics:
     """The statistics of the search. The same files give the same figures.
 
     Args:
         entries: all trials of the spec; those of the final stage do not count.
-        store: of the sweep; what takes long is kept there.
         resampling: of the images.
     """
     resampling = resampling or Resampling()
-    reader = RecordReader(store, spec.objective.metric.partition("/")[0], resampling)
+    reader = RecordReader(spec.objective.metric.partition("/")[0], resampling)
     return statistics_of(spec, entries, read=reader.read, resampling=resampling)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from line_executor import LineExecutor
 from ray_cluster import RayCluster
@@ -354,6 +355,23 @@ def test_what_an_attempt_takes_is_told_and_kept(
     result = result_of(request)
     assert result.usage.host_bytes == max(row["usage"]["host_bytes"] for row in rows) >= host[-1]
     assert result.usage.step_s > 0
+
+
+@pytest.mark.parametrize("metric", ["ap50_11pt", "maxboxacc_v2", ""])
+def test_what_a_report_resamples_is_made_by_the_attempt(
+    executor: Executor, make_request: Callable[..., AttemptRequest], metric: str
+) -> None:
+    request = dataclasses.replace(make_request(epochs=1), metric=metric)
+    executor.launch(request)
+    assert the_end(to_the_end(executor, 0)).exit_code == 0
+    paths = TrialPaths(request.folder)
+    made = sorted(path.name for path in request.folder.glob("*resampled*"))
+    assert made == (["resampled-ap50_11pt.npz"] if metric == "ap50_11pt" else []), paths.log.read_text()
+    assert "warning" not in paths.log.read_text()
+    if made:
+        with np.load(paths.record(metric)) as record:
+            own = result_of(request).metrics[f"{metric}/{record['classes'][0]}"]
+            assert record["values"][0] == pytest.approx(own, abs=1e-12)
 
 
 def test_an_attempt_writes_down_its_stacks_whatever_it_is_doing(

@@ -71,7 +71,7 @@ def made_again(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def read(store: SweepStore, entry: Entry, metric: str = METRIC, resampling: Resampling = RESAMPLING) -> TrialRecord:
     """By a reader of its own, as another run of the command would have it."""
-    return RecordReader(store, metric, resampling).read(entry)
+    return RecordReader(metric, resampling).read(entry)
 
 
 def same(one: TrialRecord, other: TrialRecord) -> bool:
@@ -99,7 +99,7 @@ class TestIsMade:
 
     def test_to_the_same_bytes(self, store: SweepStore, entry: Entry) -> None:
         assert entry.trial is not None
-        path = store.record(entry.trial, METRIC)
+        path = entry.trial.paths.record(METRIC)
         read(store, entry)
         before = path.read_bytes()
         path.unlink()
@@ -122,7 +122,7 @@ class TestIsMade:
     ) -> None:
         assert entry.trial is not None
         first = read(store, entry)
-        path = store.record(entry.trial, METRIC)
+        path = entry.trial.paths.record(METRIC)
         path.write_bytes(damage(path.read_bytes()))
         assert same(read(store, entry), first)
         assert len(made_again) == 2
@@ -195,12 +195,13 @@ class TestIsNotMade:
 def test_a_folder_that_cannot_be_written_to_is_a_warning(
     store: SweepStore, entry: Entry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (store.folder / "statistics").write_text("a file in the way")
-    reader = RecordReader(store, METRIC, RESAMPLING)
+    assert entry.trial is not None
+    entry.trial.paths.record(METRIC).mkdir()
+    reader = RecordReader(METRIC, RESAMPLING)
     first = reader.read(entry)
     assert same(reader.read(entry), first)
     assert len(caplog.records) == 1
-    assert "cannot be written (File exists); the next report resamples again" in caplog.text
+    assert "cannot be written (Is a directory); the next report resamples again" in caplog.text
 
 
 KILLED = """\
@@ -225,7 +226,7 @@ def dying(file, *rest):
 match_records._write = dying
 spec = load_spec(folder / "sweep.yaml")
 store = SweepStore(folder / "results" / "sweep")
-RecordReader(store, "ap50_11pt", Resampling(resamples=20, splits=2)).read(entries(spec, store)[0])
+RecordReader("ap50_11pt", Resampling(resamples=20, splits=2)).read(entries(spec, store)[0])
 """
 
 
@@ -238,7 +239,7 @@ def test_a_report_that_is_killed_leaves_no_half_record(made: Path, tmp_path: Pat
         [sys.executable, "-c", KILLED, str(tmp_path / "sweep"), repository], capture_output=True, text=True
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    left = list((store.folder / "statistics").iterdir())
+    left = list(store.folder.glob("trials/*/*resampled*"))
     assert [path.name.startswith(".") for path in left] == [True]
     assert left == store.temporary()
     entry = entries(load_spec(tmp_path / "sweep" / "sweep.yaml"), store)[0]

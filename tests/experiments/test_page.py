@@ -68,7 +68,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepSpec, SweepSto
 def page(sweep: tuple[SweepSpec, SweepStore, Path]) -> Page:
     spec, store, _ = sweep
     found = entries(spec, store)
-    return sweep_page(spec, store, found, sweep_statistics(spec, found, store=store))
+    return sweep_page(spec, store, found, sweep_statistics(spec, found))
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ class TestCommand:
         spec = load_spec(folder / "hostile.yaml")
         store = SweepStore(folder / "results/hostile")
         found = entries(spec, store)
-        statistics = sweep_statistics(spec, found, store=store)
+        statistics = sweep_statistics(spec, found)
         write_report(spec, store, found, statistics, formats=["html"])
         before = store.report.read_bytes()
 

@@ -33,7 +33,7 @@ pytestmark = [
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec, store, _ = reported_sweep(tmp_path_factory.mktemp("reported"))
     found = entries(spec, store)
-    write_report(spec, store, found, sweep_statistics(spec, found, store=store), formats=["html"])
+    write_report(spec, store, found, sweep_statistics(spec, found), formats=["html"])
     return store.report
 
 
