@@ -107,6 +107,7 @@ class TestKeys:
             monkeypatch.setenv("WANDB_BASE_URL", url)
             assert "40+ characters" in first_line(sweep, "refuses the API key")
 
+    @pytest.mark.slow
     def test_none(self, real: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("WANDB_API_KEY")
         status, runner = real.run()
@@ -202,7 +203,8 @@ def test_down_for_the_whole_sweep_then_sync(
         assert list(folder.glob("*.synced")), "`wandb sync` would send it once more"
 
 
-@pytest.mark.parametrize("status", [500, pytest.param(429, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("status", [500, 429])
 def test_a_server_that_falls_ill(
     sweep: WrittenSweep, monkeypatch: pytest.MonkeyPatch, shared_dir: Path, status: int
 ) -> None:
@@ -255,6 +257,14 @@ def test_two_do_not_write_at_a_time(sweep: WrittenSweep, monkeypatch: pytest.Mon
         holder.send_signal(signal.SIGKILL)
         holder.wait()
         holder.stdout.close()
+
+
+def test_sync_without_a_key(sweep: WrittenSweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    sweep.complete([0])
+    done = sync(sweep.file, sweep.results)
+    assert done.returncode == 2
+    assert "got no API key for api.wandb.ai; expected one in WANDB_API_KEY or ~/.netrc" in done.stderr
 
 
 def test_the_end_is_not_waited_for_longer_than_that() -> None:
