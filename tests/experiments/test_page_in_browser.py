@@ -15,6 +15,7 @@ from experiments.report.entries import entries
 from experiments.report.statistics import sweep_statistics
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.common.exceptions import TimeoutException  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -22,7 +23,7 @@ from selenium.webdriver.remote.webdriver import WebDriver  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-WITHIN_S = 60
+WITHIN_S = 120
 pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium-driver)"),
     pytest.mark.timeout(240),
@@ -59,14 +60,20 @@ def opened(browser: WebDriver, page: Path, *, width: int = 1400, dark: bool = Fa
     browser.get(page.as_uri())
 
 
+UNDRAWN = """
+return [...document.querySelectorAll('.plot')].filter((one) => !one.querySelector('.main-svg'))
+  .map((one) => `${one.id}: ${one.textContent}`)
+"""
+
+
 def draw_all(browser: WebDriver) -> int:
     """Draws what would be drawn by scrolling; returns how many figures there are."""
     browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
-    count = len(browser.find_elements(By.CLASS_NAME, "plot"))
-    WebDriverWait(browser, WITHIN_S).until(
-        lambda driver: len(driver.find_elements(By.CSS_SELECTOR, ".plot.js-plotly-plot .main-svg")) >= count
-    )
-    return count
+    try:
+        WebDriverWait(browser, WITHIN_S).until(lambda driver: not driver.execute_script(UNDRAWN))
+    except TimeoutException:
+        pytest.fail(f"not drawn: {browser.execute_script(UNDRAWN)}; console: {browser.get_log('browser')}")
+    return len(browser.find_elements(By.CLASS_NAME, "plot"))
 
 
 def first_column(browser: WebDriver, table: str = "table-leaderboard") -> list[str]:
