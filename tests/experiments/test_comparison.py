@@ -14,6 +14,7 @@ from experiments.report.comparison import (
     difference,
     holm,
     seeds_needed,
+    step_down,
 )
 from experiments.report.intervals import Estimates, Resampled, estimate
 
@@ -61,6 +62,18 @@ class TestPValues:
     def test_ascend_with_the_difference(self) -> None:
         found = p_values(alike(0.56, 0.55, 0.54, 0.53, 0.5))
         assert (np.diff(found) <= 0).all()
+
+    def test_never_fall_where_the_statistic_does(self) -> None:
+        """With unequal variances a smaller statistic may by itself have a smaller corrected p-value."""
+        for seed in range(5):
+            rng = np.random.default_rng(seed)
+            values = [
+                0.5 + 0.02 * rng.normal() + 10 ** rng.uniform(-3, -1) * rng.normal(size=count) for count in (2, 2, 8, 8)
+            ]
+            found = estimate(values, None)
+            pairs = all_pairs(found)
+            corrected = step_down(found, pairs, generator=generator(), draws=2000)
+            assert (np.diff(corrected[np.argsort(-pairs.statistic)]) >= 0).all()
 
     def test_of_configurations_without_any_variance(self) -> None:
         """Metrics that no seed changes: whatever differs does so for certain."""

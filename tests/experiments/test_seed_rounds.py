@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 from simulated_sweep import AttemptFailsError, SimulatedSweep
 
 from experiments.failures import FailureKind
+from experiments.final_stage import by_configuration
+from experiments.knowledge import Knowledge
 from experiments.report.comparison import corrected_p_values
 from experiments.report.entries import has_work_left
 from experiments.report.intervals import estimate
 from experiments.report.match_records import NoRecords
 from experiments.report.resampling import Resampling
 from experiments.report.statistics import statistics_of
-from experiments.seed_rounds import level_of_a_look, still_open
+from experiments.seed_rounds import later_plans, level_of_a_look, still_open
 from experiments.spec import SweepSpec
-from experiments.trial import TrialState
+from experiments.store import TrialResult
+from experiments.trial import TrialPlan, TrialState
 
 Load = Callable[[str], SweepSpec]
 LEVEL = 0.012
@@ -229,6 +232,27 @@ class TestSweep:
         by_one_look = statistics_of(plain, sweep.entries(SPEC), read=read, resampling=resampling)
         for looked, once in zip(found.comparisons, by_one_look.comparisons, strict=True):
             assert looked.p_value == pytest.approx(min(1.0, once.p_value * 0.05 / 0.0182))
+
+
+def test_a_round_is_over_when_its_last_trial_is(load: Load) -> None:
+    """Two of three contenders have their fourth seed: no fifth one before the third has its fourth."""
+    spec = load("{EXPERIMENT}\nsearch:\n  - grid: {train.lr: [0.1, 0.2, 0.3]}\nseeds: {until_decided: 9}\n")
+    known = Knowledge(metric=spec.objective.metric, direction="maximize")
+
+    def finish(plan: TrialPlan) -> None:
+        metrics = {spec.objective.metric: 0.5 + plan.config.train.lr / 20 + NOISE[plan.config.seed]}
+        known.finish(plan.signature, TrialResult(plan.signature, TrialState.COMPLETE, "", 1, metrics, 1, 1.0))
+
+    for plan in spec.plans:
+        finish(plan)
+    configurations = by_configuration(spec.plans)
+    round_of_4 = later_plans(spec, configurations, known)
+    assert [plan.config.seed for plan in round_of_4] == [3, 3, 3]
+    for plan in round_of_4[:2]:
+        finish(plan)
+    assert later_plans(spec, configurations, known) == round_of_4
+    finish(round_of_4[2])
+    assert [plan.config.seed for plan in later_plans(spec, configurations, known)] == [3, 3, 3, 4, 4, 4]
 
 
 def test_nothing_is_asked_for_while_a_first_seed_runs(sweep: SimulatedSweep) -> None:
