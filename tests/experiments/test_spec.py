@@ -340,7 +340,7 @@ class TestFaultsOfTheRest:
             ("retry: {max_attempts: 0}", "got 0 for retry.max_attempts; expected a number greater than 0"),
             (
                 "tracking: {wandb: {mode: onlin}}",
-                "got 'onlin' for tracking.wandb.mode; expected auto or online or offline or disabled; did you mean online?",
+                "'onlin' for tracking.wandb.mode; expected auto or online or offline or disabled; did you mean online?",
             ),
             ("retry: 3", "got 3 for retry; expected a mapping of keys to values"),
             ("question: [what]", "got ['what'] for question; expected text"),
