@@ -43,13 +43,13 @@ class TestWholeMessages:
             pytest.param(
                 "{EXPERIMENT}\nsaerch: []\n",
                 "sweep.yaml:5: got unknown key 'saerch'; expected one of name, question, extends, experiment, search, "
-                "seeds, objective, pruner, final, resources, retry; did you mean search?",
+                "seeds, objective, pruner, final, resources, retry, tracking; did you mean search?",
                 id="misspelt top key",
             ),
             pytest.param(
                 "experimnt: {task: wsddn}\n",
                 "sweep.yaml:1: got unknown key 'experimnt'; expected one of name, question, extends, experiment, "
-                "search, seeds, objective, pruner, final, resources, retry; did you mean experiment?\n"
+                "search, seeds, objective, pruner, final, resources, retry, tracking; did you mean experiment?\n"
                 "sweep.yaml:1: missing key experiment; expected it to be given",
                 id="misspelt required key: the misspelling first",
             ),
@@ -338,6 +338,10 @@ class TestFaultsOfTheRest:
                 "got 2 for resources.keep_checkpoints; expected weights or all or none",
             ),
             ("retry: {max_attempts: 0}", "got 0 for retry.max_attempts; expected a number greater than 0"),
+            (
+                "tracking: {wandb: {mode: onlin}}",
+                "'onlin' for tracking.wandb.mode; expected auto or online or offline or disabled; did you mean online?",
+            ),
             ("retry: 3", "got 3 for retry; expected a mapping of keys to values"),
             ("question: [what]", "got ['what'] for question; expected text"),
         ],
@@ -478,10 +482,18 @@ class TestExpansion:
 
     def test_what_is_kept_of_the_file(self, load: Load) -> None:
         text = "question: Why?\n{EXPERIMENT}\nresources: {cpu_slots: 3}\nretry: {max_attempts: 5}\n"
+        assert load(text).tracking.wandb is None
+        text += "tracking: {wandb: {project: p}}\n"
         spec = load(text)
         assert spec.question == "Why?"
         assert spec.text.startswith("question: Why?\nexperiment:\n")
         assert (spec.resources.cpu_slots, spec.retry.max_attempts) == (3, 5)
+        assert spec.tracking.wandb is not None
+        assert (spec.tracking.wandb.project, spec.tracking.wandb.entity, spec.tracking.wandb.mode) == (
+            "p",
+            None,
+            "auto",
+        )
 
     def test_a_fault_found_later_is_blamed_at_the_value(self, load: Load) -> None:
         spec = load("{EXPERIMENT}\nsearch:\n  - grid:\n      data.train:\n        - train\n        - tarin\n")

@@ -175,6 +175,21 @@ def test_a_server_that_is_away(written: Written) -> None:
     assert (steps(server), mirror.left()) == ([[0, 1, 2, 3]] * 2, 0)
 
 
+def test_a_server_that_is_away_while_a_trial_trains(written: Written) -> None:
+    sweep, server = written(), RecordedServer()
+    trial = sweep.begin(0)
+    mirror = mirror_of(sweep, server)
+    for epochs in (1, 2):
+        sweep.train(trial, epochs=1)
+        server.is_down = True
+        with pytest.raises(UnreachableError, match="no answer"):
+            mirror.look()
+        server.is_down = False
+        mirror.look()
+        assert steps(server) == [list(range(epochs))], "without another epoch"
+    assert [run.opened for run in server.runs.values()] == [2], "a run that failed is opened again"
+
+
 def test_open_runs_are_few(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_module, "MAX_OPEN", 2)
     sweep, server = written(), RecordedServer()
