@@ -39,6 +39,12 @@ def sweep_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dry-run", action="store_true", help="show the trials and what is done already; start nothing"
     )
+    parser.add_argument(
+        "--no-report",
+        dest="report",
+        action="store_false",
+        help="end with the tables: no statistics, no report.html (runner.py report makes them later)",
+    )
     parser.add_argument("--retry-failed", action="store_true", help="run failed trials again, each from its checkpoint")
     parser.add_argument(
         "--continue-pruned", action="store_true", help="run pruned trials to their end, each from its checkpoint"
