@@ -126,12 +126,16 @@ def run(file: Path, options: Options) -> int:
 
 
 def _statistics(spec: SweepSpec, found: Sequence[Entry]) -> SweepStatistics | None:
-    """None where nothing has finished."""
+    """None where nothing has finished. A fault in it is a warning: the sweep is done, and its status is its trials'."""
     if not any(entry.result is not None for entry in found):
         return None
     from experiments.report.statistics import sweep_statistics  # numpy and scipy, which a dry run must not wait for
 
-    return sweep_statistics(spec, found)
+    try:
+        return sweep_statistics(spec, found)
+    except Exception as error:
+        log.warning("no statistics: %s: %s (runner.py report shows where)", type(error).__name__, error)
+        return None
 
 
 def _write_page(spec: SweepSpec, store: SweepStore, found: Sequence[Entry], statistics: SweepStatistics) -> bool:

@@ -57,7 +57,14 @@ SCHEMA = "python runner.py schema > sweeps/schema.json"
 """tests/experiments/test_schema.py compares what it prints with the file that is shipped."""
 GC = "python runner.py gc sweeps/quickstart.yaml --weights best --dry-run"
 SYNC = "python runner.py sync sweeps/quickstart.yaml"
-REPORT = "python runner.py report sweeps/quickstart.yaml --wandb"
+REPORT_AT_WANDB = "python runner.py report sweeps/quickstart.yaml --wandb"
+STATUS = "python runner.py status sweeps/quickstart.yaml"
+REPORTS = {
+    "python runner.py report sweeps/quickstart.yaml": {"report.html", "leaderboard.csv", "per_class_ap.csv"},
+    "python runner.py report sweeps/quickstart.yaml --format latex --format json": {"report.tex", "report.json"},
+}
+"""With the files that each writes."""
+COMPARE = "python runner.py report sweeps/wsddn_lr.yaml --compare sweeps/wsddn_proposals.yaml"
 GPUS = "python runner.py sweeps/wsddn_lr.yaml --gpus 0,2"
 """Shown on a machine with three simulated GPUs."""
 LONG = "python runner.py sweeps/wsddn_lr.yaml"
@@ -75,7 +82,8 @@ SHOWN_DRY = {
 
 
 def test_every_command_is_known_here() -> None:
-    others = {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, GC, SYNC, REPORT, GPUS, LONG, SCHEMA}
+    others = {"make quickstart", *OF_THE_SHELL, DOWNLOAD, PREDICT, EVALUATE, GC, SYNC, GPUS, LONG, SCHEMA}
+    others |= {REPORT_AT_WANDB, STATUS, COMPARE, *REPORTS}
     assert set(COMMANDS) == others | SHOWN_DRY
 
 
@@ -286,6 +294,35 @@ def test_the_gc_command(finished: Path) -> None:
     assert done.stdout.splitlines()[-1].endswith("; dry run: nothing was removed")
 
 
+def test_the_status_command(finished: Path) -> None:
+    done = run_there(STATUS, finished)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 of 6 trials finished (1 complete), 5 waiting" in done.stdout
+
+
+@pytest.mark.parametrize("command", REPORTS)
+def test_the_report_commands(finished: Path, command: str) -> None:
+    folder = finished / "results" / "quickstart"
+    for name in REPORTS[command]:
+        (folder / name).unlink(missing_ok=True)
+    done = run_there(command, finished)
+    assert (done.returncode, done.stderr) == (0, "")
+    written = re.findall(r"^written: results/quickstart/(.*)$", done.stdout, re.MULTILINE)
+    assert set(written) == {name for name in REPORTS[command] if (folder / name).is_file()} == REPORTS[command]
+
+
+def test_the_compare_command(finished: Path) -> None:
+    for name in ("wsddn_lr", "wsddn_proposals"):
+        plan = load_spec(REPOSITORY / "sweeps" / f"{name}.yaml").plans[0]
+        store = SweepStore(finished / "results" / name)
+        trial = store.create_trial(0, plan.signature, plan.config.model_dump(mode="json"))
+        write_result(trial.paths, TrialResult(plan.signature, TrialState.COMPLETE, "", 1, {}, 1, 1.0))
+    done = run_there(COMPARE, finished)
+    assert done.returncode == 0, done.stderr
+    page = (finished / "results" / "wsddn_lr" / "report.html").read_text("utf-8")
+    assert "Compared with wsddn_proposals" in page
+
+
 def test_the_commands_for_wandb(finished: Path, shared_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with wandb_tool(shared_dir, "fake_wandb").FakeWandb() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -293,7 +330,7 @@ def test_the_commands_for_wandb(finished: Path, shared_dir: Path, monkeypatch: p
         done = run_there(SYNC, finished)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         assert "quickstart: 1 trials are at W&B, 1 of them sent now" in done.stdout
-        done = run_there(REPORT, finished)
+        done = run_there(REPORT_AT_WANDB, finished)
         assert (done.returncode, done.stdout.startswith("report: http")) == (0, True), done.stdout + done.stderr
 
 
@@ -306,7 +343,7 @@ def test_the_commands_for_wandb(finished: Path, shared_dir: Path, monkeypatch: p
 )
 def test_the_specs_shown_are_specs(page: str, listed: int, total: int, tmp_path: Path) -> None:
     text = (REPOSITORY / page).read_text("utf-8")
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    shown, *_ = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     file = tmp_path / "shown.yaml"
     file.write_text(shown)
     spec = load_spec(file)

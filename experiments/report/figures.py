@@ -92,7 +92,7 @@ class Figures:
         return np.array([entry.metric(f"{self.metric}/{name}") for entry in group], np.float64)  # None becomes NaN
 
     def _resampled(self, name: str, defined: Sequence[int]) -> Resampled | None:
-        if self.records is None:
+        if self.records is None or not defined:
             return None
         record = self.records[0]
         if name == MEAN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from finished_sweep import Size, make
 
 from experiments.report.entries import Entry, entries
-from experiments.report.match_records import NoRecords, TrialRecord
+from experiments.report.match_records import NoRecords, RecordReader, TrialRecord
 from experiments.report.resampling import Resampling
 from experiments.report.statistics import Interval, SweepStatistics, statistics_of, sweep_statistics
 from experiments.spec import SweepSpec, load_spec
@@ -210,6 +211,33 @@ class TestFolder:
             assert estimates[0] == max(one.estimate for one in of_class.values() if one is not None)
         assert found.choice.gain is not None
         assert f"{found.choice.gain.low:.4f} to {found.choice.gain.high:.4f}" in found.choice.note
+
+    def test_a_class_that_no_image_shows_has_no_figures(self, made: Path) -> None:
+        spec = load_spec(made / "sweep.yaml")
+        found = entries(spec, SweepStore(made / "results" / "sweep"))
+        reader = RecordReader("ap50_11pt", RESAMPLING)
+
+        def without_birds(entry: Entry) -> Entry:
+            assert entry.result is not None
+            kept = {name: None if name.endswith("/bird") else value for name, value in entry.result.metrics.items()}
+            others = [value for name, value in kept.items() if re.fullmatch("ap50_11pt/(aeroplane|bicycle)", name)]
+            kept["ap50_11pt/mean"] = float(np.mean(np.array(others, np.float64)))
+            return replace(entry, result=replace(entry.result, metrics=kept))
+
+        def read(entry: Entry) -> TrialRecord:
+            record = reader.read(entry)
+            missing = np.array(record.classes) == "bird"
+            values = np.where(missing, np.nan, record.values)
+            resampled = np.where(missing[:, None], np.float32(np.nan), record.resampled)
+            return replace(record, values=values, resampled=resampled, shown=np.where(missing, 0, record.shown))
+
+        statistics = statistics_of(spec, [without_birds(entry) for entry in found], read=read, resampling=RESAMPLING)
+        assert not any("images:" in warning for warning in statistics.warnings), "they were resampled"
+        for one in statistics.configurations:
+            assert one.per_class["bird"] is None
+            assert one.per_class["bicycle"] is not None
+            assert one.mean is not None
+            assert one.mean.low < one.mean.estimate < one.mean.high
 
     def test_the_same_files_give_the_same_figures(self, read: Callable[[], SweepStatistics]) -> None:
         assert read() == read()
