@@ -69,9 +69,14 @@ return [...document.querySelectorAll('.plot')].filter((one) => !one.querySelecto
 
 def draw_all(browser: WebDriver) -> int:
     """Draws what would be drawn by scrolling; returns how many figures there are."""
-    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+
+    def is_drawn(driver: WebDriver) -> bool:
+        """Asks each time: headless Chromium has been seen to drop an event that comes just after a page was loaded."""
+        driver.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+        return not driver.execute_script(UNDRAWN)
+
     try:
-        WebDriverWait(browser, WITHIN_S).until(lambda driver: not driver.execute_script(UNDRAWN))
+        WebDriverWait(browser, WITHIN_S).until(is_drawn)
     except TimeoutException:
         pytest.fail(f"not drawn: {browser.execute_script(UNDRAWN)}; console: {browser.get_log('browser')}")
     return len(browser.find_elements(By.CLASS_NAME, "plot"))
