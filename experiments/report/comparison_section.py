@@ -46,24 +46,17 @@ def comparison_section(spec: SweepSpec, entries: Sequence[Entry], other: SweepSp
 
 
 def _table(statistics: SweepStatistics, of: dict[str, str]) -> DataTable:
-    compared = {comparison.key: comparison for comparison in statistics.comparisons}
-    rows = []
-    for found in statistics.configurations:
-        comparison = compared.get(found.key)
-        verdict = "best" if found is statistics.best else ""
-        if comparison is not None:
-            verdict = "tied with the best" if comparison.tied else "worse than the best"
-        rows.append(
-            (
-                Cell(of[found.key]),
-                text_cell(swept_text(found.swept), most=90),
-                number_cell(found.seeds),
-                *interval_cells(found.objective),
-                Cell(interval_text(comparison.difference) if comparison else ""),
-                Cell(f"{comparison.p_value:.3g}", sort=comparison.p_value) if comparison else Cell(""),
-                Cell(verdict),
-            )
+    verdicts = verdict_cells(statistics)
+    rows = [
+        (
+            Cell(of[found.key]),
+            text_cell(swept_text(found.swept), most=90),
+            number_cell(found.seeds),
+            *interval_cells(found.objective),
+            *verdicts[found.key],
         )
+        for found in statistics.configurations
+    ]
     columns = (
         "sweep",
         "configuration",
@@ -82,6 +75,19 @@ def _table(statistics: SweepStatistics, of: dict[str, str]) -> DataTable:
         tuple(rows),
         numeric=frozenset({2, 3, 4, 5, 7}),
     )
+
+
+def verdict_cells(statistics: SweepStatistics) -> dict[str, tuple[Cell, Cell, Cell]]:
+    """Of each configuration, by its key: the lead that the best has, p, and what that comes to."""
+    found = {
+        one.key: (Cell(""), Cell(""), Cell("best" if one is statistics.best else ""))
+        for one in statistics.configurations
+    }
+    for one in statistics.comparisons:
+        verdict = "tied with the best" if one.tied else "worse than the best"
+        p_value = Cell(f"{one.p_value:.3g}", sort=one.p_value)
+        found[one.key] = Cell(interval_text(one.difference)), p_value, Cell(verdict)
+    return found
 
 
 def _splits(entries: Sequence[Entry]) -> set[tuple[str, str]]:

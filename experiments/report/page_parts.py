@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.json_file import read_json
-from experiments.report.class_tables import choice_table, class_table, interval_text, recall_table
+from experiments.report.class_tables import choice_table, class_table, recall_table
+from experiments.report.comparison_section import verdict_cells
 from experiments.report.course_figures import curve_figure, slot_figure
 from experiments.report.entries import Entry
 from experiments.report.equal_metrics import differing_keys, equal_metrics
@@ -178,26 +179,17 @@ def _leaderboard_row(entry: Entry, keys: Sequence[str], metrics: Sequence[str]) 
 
 
 def _configurations(spec: SweepSpec, statistics: SweepStatistics) -> Section:
-    compared = {comparison.key: comparison for comparison in statistics.comparisons}
-    names = short_names(spec.swept_keys)
-    rows = []
-    for found in statistics.configurations[:MAX_ROWS]:
-        comparison = compared.get(found.key)
-        keys = [value_cell(found.swept[key]) if key in found.swept else Cell("") for key in names]
-        verdict = "best" if found is statistics.best else ""
-        if comparison is not None:
-            verdict = "tied with the best" if comparison.tied else "worse than the best"
-        rows.append(
-            (
-                *keys,
-                number_cell(found.seeds),
-                *interval_cells(found.objective),
-                Cell(interval_text(comparison.difference) if comparison else ""),
-                Cell(f"{comparison.p_value:.3g}", sort=comparison.p_value) if comparison else Cell(""),
-                Cell(verdict),
-                Cell(", ".join(map(str, found.trials))),
-            )
+    names, verdicts = short_names(spec.swept_keys), verdict_cells(statistics)
+    rows = [
+        (
+            *(value_cell(found.swept[key]) if key in found.swept else Cell("") for key in names),
+            number_cell(found.seeds),
+            *interval_cells(found.objective),
+            *verdicts[found.key],
+            Cell(", ".join(map(str, found.trials))),
         )
+        for found in statistics.configurations[:MAX_ROWS]
+    ]
     columns = (
         *names.values(),
         "seeds",
