@@ -48,7 +48,7 @@ class RecordedServer:
         if self.kill_after is not None:
             self.kill_after -= 1
             if self.kill_after < 0:
-                raise MirrorKilledError
+                raise MirrorKilledError("killed within a call")
 
     def writer(self) -> RecordedWriter:
         """For another mirror: nothing of the one before is open any more."""

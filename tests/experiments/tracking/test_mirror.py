@@ -254,7 +254,7 @@ def test_killed_at_every_instant(written: Written) -> None:
         server = RecordedServer()
         WandbPaths(sweep.store.wandb).sent.unlink()
         server.kill_after = calls
-        with pytest.raises(MirrorKilledError):
+        with pytest.raises(MirrorKilledError, match="within a call"):
             mirror_of(sweep, server).look()
         server.kill_after = None
         mirror = mirror_of(sweep, server)
